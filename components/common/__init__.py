@@ -1,0 +1,1 @@
+"""The contract every step keeps: configuration, artifacts, store, errors, logs. No torch at import time."""

@@ -1,0 +1,209 @@
+"""Artifacts: immutable folders with a manifest that says what is in them, what they were made from and how.
+
+The manifest is written last and so is the commit. Its digest names the artifact's content and ancestry; a stage's key
+is made from its parents' digests, so that the same key means the same result in any run and any store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from components.common.errors import InputError
+from components.common.store import MANIFEST, Store
+
+SCHEMA_VERSION = 1
+Kind = Literal["dataset", "source", "model", "adapter", "reward_model", "evaluation"]
+_PACKAGES = ("accelerate", "datasets", "numpy", "peft", "safetensors", "tokenizers", "torch", "transformers", "trl")
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FileEntry(_Frozen):
+    """One file of an artifact: path relative to its folder, size in bytes, sha256 in hex."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+class Parent(_Frozen):
+    """An input of the stage that made an artifact; the URI is relative to the store root when it lies in that store."""
+
+    uri: str
+    digest: str
+
+
+class Manifest(_Frozen):
+    """What `manifest.json` holds. It has no times and no host names: equal work gives an equal digest."""
+
+    schema_version: int = SCHEMA_VERSION
+    kind: Kind
+    stage: str
+    key: str
+    files: tuple[FileEntry, ...]
+    parents: dict[str, Parent] = {}
+    config: dict[str, Any] = {}
+    seed: int = 0
+    metrics: dict[str, Any] = {}
+    versions: dict[str, str] = {}
+    tokenizer: dict[str, str] = {}
+
+    def canonical(self) -> bytes:
+        """The bytes that are hashed and stored: sorted keys, no spaces, UTF-8."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    @property
+    def digest(self) -> str:
+        """`sha256:` and the hash of `canonical()`."""
+        return f"sha256:{hashlib.sha256(self.canonical()).hexdigest()}"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An input: where it came from, its local folder, its digest and, unless it is a plain folder, its manifest."""
+
+    uri: str
+    folder: Path
+    digest: str
+    kind: Kind
+    manifest: Manifest | None = None
+
+    def parent_digest(self, name: str) -> str | None:
+        """Digest of the parent called `name`, or None when it is not known."""
+        parent = self.manifest.parents.get(name) if self.manifest else None
+        return parent.digest if parent else None
+
+
+def canonical_json(value: Any) -> bytes:
+    """JSON with one spelling per value.
+
+    Raises:
+        ValueError: The value holds NaN or infinity, which JSON cannot say.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def stage_key(stage: str, result_version: int, config: Mapping[str, Any], parents: Mapping[str, str], seed: int) -> str:
+    """The name of a stage's result: 16 hex digits of the hash of everything that can change it.
+
+    Args:
+        stage: The stage's name.
+        result_version: Raised by hand when the stage's code changes results.
+        config: `Config.for_key()` of the stage.
+        parents: Digest of each input by name.
+        seed: The run's seed.
+    """
+    identity = {
+        "stage": stage,
+        "result_version": result_version,
+        "config": dict(config),
+        "parents": dict(parents),
+        "seed": seed,
+    }
+    return hashlib.sha256(canonical_json(identity)).hexdigest()[:16]
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def list_files(folder: Path) -> tuple[FileEntry, ...]:
+    """Size and hash of every file below a folder, sorted by path, without a manifest."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    entries = ((path.relative_to(folder).as_posix(), path) for path in paths)
+    return tuple(
+        FileEntry(path=name, size=path.stat().st_size, sha256=hash_file(path))
+        for name, path in entries
+        if name != MANIFEST
+    )
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the installed packages that decide numbers."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def commit(store: Store, prefix: str, folder: Path, manifest: Manifest) -> Manifest:
+    """Publishes a finished folder as the artifact at `prefix`.
+
+    Returns:
+        The manifest that stands: ours, or that of another writer who was first.
+    """
+    (folder / MANIFEST).write_bytes(manifest.canonical())
+    if store.publish(folder, prefix):
+        return manifest
+    return read_manifest(store, prefix)
+
+
+def read_manifest(store: Store, prefix: str) -> Manifest:
+    """Reads an artifact's manifest.
+
+    Raises:
+        InputError: There is none, or it is not one that this version can read.
+    """
+    where = f"{store.root}/{prefix}"
+    path = f"{prefix}/{MANIFEST}" if prefix else MANIFEST
+    if not store.exists(path):
+        raise InputError("not a complete artifact: it has no manifest.json", where=where, hint="run its stage again")
+    try:
+        manifest = Manifest.model_validate_json(store.read(path))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(str(part) for part in problem["loc"])
+        raise InputError(
+            f"manifest.json cannot be read: {field} {problem['msg']}", where=where, hint="run its stage again"
+        ) from error
+    if manifest.schema_version != SCHEMA_VERSION:
+        raise InputError(f"manifest schema {manifest.schema_version}, this version reads {SCHEMA_VERSION}", where=where)
+    return manifest
+
+
+def find_manifest(store: Store, prefix: str) -> Manifest | None:
+    """The manifest at `prefix` if an artifact is complete there."""
+    return read_manifest(store, prefix) if store.exists(f"{prefix}/{MANIFEST}") else None
+
+
+def verify(folder: Path, manifest: Manifest) -> None:
+    """Compares every file with the manifest.
+
+    Raises:
+        InputError: Naming the first file that is missing, altered or not listed.
+    """
+    listed = {entry.path for entry in manifest.files}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name != MANIFEST and name not in listed:
+            raise InputError(
+                "is not listed in manifest.json", where=str(path), hint="remove it: artifacts never change"
+            )
+    for entry in manifest.files:
+        path = folder / entry.path
+        if not path.is_file():
+            raise InputError("is listed in manifest.json but missing", where=str(path), hint="run its stage again")
+        size = path.stat().st_size
+        if size != entry.size:
+            raise InputError(
+                f"has {size} bytes, manifest.json says {entry.size}", where=str(path), hint="run its stage again"
+            )
+        if hash_file(path) != entry.sha256:
+            raise InputError(
+                "was altered: its sha256 is not the one in manifest.json", where=str(path), hint="run its stage again"
+            )

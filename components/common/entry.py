@@ -1,0 +1,169 @@
+"""`python -m components.<stage>`: arguments, torchrun, exit code. The same for every stage.
+
+python -m components.sft --config run.yaml --input model=URI --input dataset=URI --output URI [--nproc 4]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from components.common.artifacts import Manifest, commit, list_files, package_versions
+from components.common.config import ConfigT, merge_configs, parse_overrides, read_config_file
+from components.common.errors import RlhfError, UserError, error_from_dict, write_termination
+from components.common.logs import say
+from components.common.stage import Job, Plan, Result, StageSpec, make_plan
+
+Run = Callable[[Job[Any]], Result]
+
+
+def stage_main(spec: StageSpec[ConfigT], load_run: Callable[[], Run], argv: Sequence[str] | None = None) -> int:
+    """Runs a stage from the command line.
+
+    Args:
+        spec: The stage.
+        load_run: Imports and returns the stage's `run`; called only when there is something to run, because it
+            imports torch.
+        argv: Arguments; the process's own by default.
+
+    Returns:
+        The exit code: 0, or that of the error (see `components.common.errors`).
+    """
+    arguments = _parser(spec).parse_args(argv)
+    return guarded(lambda: _main(spec, load_run, arguments))
+
+
+def guarded(main: Callable[[], int]) -> int:
+    """Calls `main`; an error becomes one line on stderr, the termination log and an exit code.
+
+    Only a bug prints a traceback.
+    """
+    # What lies in a `finally` must run when a pod is told to stop, so SIGTERM becomes an exception.
+    signal.signal(signal.SIGTERM, _raise_exit)
+    try:
+        return main()
+    except RlhfError as error:
+        return _fail(error)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        traceback.print_exc()
+        return _fail(RlhfError(f"{type(error).__name__}: {error}", hint="this is a bug: please report the traceback"))
+
+
+def _main(spec: StageSpec[ConfigT], load_run: Callable[[], Run], arguments: argparse.Namespace) -> int:
+    config = merge_configs(read_config_file(arguments.config), parse_overrides(arguments.set))
+    plan = make_plan(spec, config, str(arguments.config), dict(arguments.input), arguments.output)
+    if plan.finished():
+        say(spec.name, f"finished before: {plan.uri}")
+        return 0
+    if arguments.nproc > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
+        return _torchrun(spec.name, arguments.nproc)
+    run_plan(plan, load_run())
+    return 0
+
+
+def run_plan(plan: Plan[Any], run: Run) -> Manifest | None:
+    """Runs a stage's verbs in a scratch folder and commits what they saved; on any error nothing is left behind.
+
+    Returns:
+        The manifest on the process that writes, None on the other ranks.
+    """
+    plan.verify_inputs()
+    main_process = int(os.environ.get("RANK", "0")) == 0
+    out = plan.store.scratch() if main_process else Path(tempfile.mkdtemp(prefix="rlhf-rank-"))
+    work = Path(plan.store.root) / "work" / plan.spec.name / plan.key / os.environ.get("RLHF_RUN_ID", "by-hand")
+    try:
+        result = run(Job(plan, out, work))
+        if not main_process:
+            return None
+        manifest = Manifest(
+            kind=result.kind,
+            stage=plan.spec.name,
+            key=plan.key,
+            files=list_files(out),
+            parents=plan.parents(),
+            config=plan.config.model_dump(mode="json"),
+            seed=plan.seed,
+            metrics=result.metrics,
+            versions=package_versions(),
+            tokenizer=result.tokenizer,
+        )
+        manifest = commit(plan.store, plan.prefix, out, manifest)
+        say(plan.spec.name, f"finished: {plan.uri}")
+        return manifest
+    finally:
+        shutil.rmtree(out, ignore_errors=True)
+
+
+def _torchrun(stage: str, processes: int) -> int:
+    """Starts torchrun on this very command and returns the worst rank's error instead of torchrun's constant 1."""
+    with tempfile.TemporaryDirectory(prefix="rlhf-ranks-") as folder:
+        environment = {**os.environ, "RLHF_RANK_ERRORS": folder}
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        with subprocess.Popen([*command, "-m", f"components.{stage}", *sys.argv[1:]], env=environment) as process:
+            try:
+                status = process.wait()
+            finally:
+                if process.poll() is None:
+                    process.send_signal(signal.SIGTERM)
+        errors = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(folder).glob("*.json"))]
+    if status == 0:
+        return 0
+    if not errors:
+        raise RlhfError(f"a training process died without a word (torchrun exit code {status})", where=stage)
+    # A bug on one rank makes the others fail with errors that say less: the rank that knows best is the one whose
+    # error the user can act on.
+    raise error_from_dict(min(errors, key=lambda fields: (fields["code"] == 1, fields["code"])))
+
+
+def _fail(error: RlhfError) -> int:
+    folder = os.environ.get("RLHF_RANK_ERRORS")
+    if folder:  # one of torchrun's ranks: the process that started torchrun speaks for all
+        rank = os.environ.get("RANK", "0")
+        Path(folder, f"{rank}.json").write_text(json.dumps(error.to_dict()), encoding="utf-8")
+        return error.code
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    write_termination(error)
+    return error.code
+
+
+def _raise_exit(signum: int, _frame: Any) -> None:
+    raise SystemExit(128 + signum)
+
+
+def _parser(spec: StageSpec[Any]) -> argparse.ArgumentParser:
+    names = ", ".join(f"{name}{'' if wanted.required else ' (optional)'}" for name, wanted in spec.inputs.items())
+    parser = argparse.ArgumentParser(
+        prog=f"python -m components.{spec.name}",
+        description=(spec.config.__doc__ or "").strip().splitlines()[0],
+        epilog="exit codes: 0 done, 2 configuration or data, 3 input missing or altered, 75 try again, 1 a bug",
+    )
+    parser.add_argument("--config", type=Path, required=True, help="the run's YAML; this stage reads its own section")
+    parser.add_argument(
+        "--input", type=_pair, action="append", default=[], metavar="NAME=URI", help=f"inputs: {names or 'none'}"
+    )
+    parser.add_argument("--output", required=True, metavar="URI", help="store root, or the full URI of the artifact")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="e.g. sft.learning_rate=1e-4")
+    parser.add_argument("--nproc", type=int, default=1, help="processes on this machine, started with torchrun")
+    return parser
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, uri = text.partition("=")
+    if not equals or not uri:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=URI")
+    return name, uri
+
+
+__all__ = ["UserError", "guarded", "run_plan", "stage_main"]

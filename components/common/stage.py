@@ -1,0 +1,239 @@
+"""The stage contract: what a stage declares, how its inputs and key are found, what it is given to run.
+
+Nothing here needs torch: the launcher plans a stage to see whether its result is already there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic
+
+from components.common.artifacts import (
+    Artifact,
+    FileEntry,
+    Kind,
+    Manifest,
+    Parent,
+    canonical_json,
+    find_manifest,
+    list_files,
+    read_manifest,
+    stage_key,
+    verify,
+)
+from components.common.config import ConfigT, check_sections, validate
+from components.common.errors import InputError, UserError
+from components.common.store import Store, local_path, open_store
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """An input that a stage reads: the kinds of artifact it accepts and whether it can do without."""
+
+    kinds: tuple[Kind, ...]
+    required: bool = True
+
+
+@dataclass(frozen=True)
+class StageSpec(Generic[ConfigT]):
+    """What a stage declares in its config.py.
+
+    Attributes:
+        name: Name of the stage, of its folder below `components` and of its section.
+        result_version: Raised by hand when the code gives other results for the same inputs.
+        config: The model of its section.
+        inputs: Its inputs by name.
+        seeded: Whether the seed can change the result.
+    """
+
+    name: str
+    result_version: int
+    config: type[ConfigT]
+    inputs: Mapping[str, InputSpec]
+    seeded: bool = True
+
+
+@dataclass(frozen=True)
+class Plan(Generic[ConfigT]):
+    """A stage with its configuration, its inputs and the place of its result."""
+
+    spec: StageSpec[ConfigT]
+    config: ConfigT
+    seed: int
+    inputs: Mapping[str, Artifact]
+    store: Store
+    prefix: str
+    key: str
+
+    @property
+    def uri(self) -> str:
+        """Where the result is or will be."""
+        return f"{self.store.root}/{self.prefix}"
+
+    def finished(self) -> Manifest | None:
+        """The result's manifest if the result is already there.
+
+        Raises:
+            InputError: Something else is there: `--output` named an artifact made in another way.
+        """
+        manifest = find_manifest(self.store, self.prefix)
+        if manifest and manifest.key != self.key:
+            raise InputError(
+                f"holds a result of {manifest.stage} with key {manifest.key}, this one has {self.key}",
+                where=self.uri,
+                hint="choose another --output, or remove that artifact",
+            )
+        return manifest
+
+    def parents(self) -> dict[str, Parent]:
+        """The inputs as the manifest records them."""
+        inside = f"{self.store.root}/"
+        return {
+            name: Parent(uri=artifact.uri.removeprefix(inside), digest=artifact.digest)
+            for name, artifact in self.inputs.items()
+        }
+
+    def verify_inputs(self) -> None:
+        """Compares every input's files with its manifest.
+
+        Raises:
+            InputError: Naming the first file that differs.
+        """
+        for artifact in self.inputs.values():
+            if artifact.manifest:
+                verify(artifact.folder, artifact.manifest)
+
+
+@dataclass(frozen=True)
+class Job(Generic[ConfigT]):
+    """What a stage's verbs are given.
+
+    Attributes:
+        plan: Configuration, inputs, place of the result.
+        out: Empty local folder; what `save` leaves there becomes the artifact.
+        work: Local folder of this run for curves, logs and checkpoints; it outlives the artifact.
+    """
+
+    plan: Plan[ConfigT]
+    out: Path
+    work: Path
+
+    @property
+    def config(self) -> ConfigT:
+        return self.plan.config
+
+    @property
+    def seed(self) -> int:
+        return self.plan.seed
+
+    @property
+    def name(self) -> str:
+        return self.plan.spec.name
+
+    def folder(self, name: str) -> Path:
+        """Local folder of an input."""
+        return self.plan.inputs[name].folder
+
+    def has(self, name: str) -> bool:
+        """Whether an optional input was given."""
+        return name in self.plan.inputs
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a stage reports when `save` has written its files."""
+
+    kind: Kind
+    metrics: dict[str, Any] = field(default_factory=dict)
+    tokenizer: dict[str, str] = field(default_factory=dict)
+
+
+def make_plan(
+    spec: StageSpec[ConfigT], config: Mapping[str, Any], where: str, inputs: Mapping[str, str], output: str
+) -> Plan[ConfigT]:
+    """Resolves a stage's configuration, inputs and key.
+
+    Args:
+        spec: The stage.
+        config: A run's configuration (`SECTIONS`).
+        where: File it came from, for messages.
+        inputs: URI of each input by name.
+        output: A store root, or the full URI of the artifact to make.
+
+    Raises:
+        UserError: The configuration or the set of inputs is wrong.
+        InputError: An input is missing, incomplete or of a wrong kind.
+    """
+    check_sections(config, where)
+    section = validate(spec.config, config.get(spec.name), spec.name, where)
+    seed = config.get("seed", 0)
+    if not isinstance(seed, int):
+        raise UserError(f"seed: an integer is expected, got {seed!r}", where=where)
+    _check_names(spec, inputs)
+    found = {name: find_input(name, uri, spec.inputs[name].kinds) for name, uri in sorted(inputs.items())}
+    parents = {name: artifact.digest for name, artifact in found.items()}
+    key = stage_key(spec.name, spec.result_version, section.for_key(), parents, seed if spec.seeded else 0)
+    root, prefix = split_uri(output)
+    store = open_store(root)
+    return Plan(spec, section, seed, found, store, prefix or f"artifacts/{spec.name}/{key}", key)
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """Splits an artifact's URI into store root and prefix; no prefix when the URI is not below `artifacts/`."""
+    root, separator, rest = uri.rstrip("/").rpartition("/artifacts/")
+    return (root, f"artifacts/{rest}") if separator else (uri.rstrip("/") or uri, "")
+
+
+def find_input(name: str, uri: str, kinds: tuple[Kind, ...]) -> Artifact:
+    """Finds an input: an artifact, or a plain Hugging Face folder, which is then known by its content.
+
+    Raises:
+        InputError: There is nothing of an accepted kind.
+    """
+    root, prefix = split_uri(uri)
+    if prefix:
+        store = open_store(root)
+        manifest = read_manifest(store, prefix)
+        artifact = Artifact(f"{store.root}/{prefix}", store.fetch(prefix), manifest.digest, manifest.kind, manifest)
+    else:
+        artifact = _plain_folder(name, uri)
+    if artifact.kind not in kinds:
+        raise InputError(
+            f"is of kind {artifact.kind}, the input {name} takes {' or '.join(kinds)}", where=uri, hint="check the URI"
+        )
+    return artifact
+
+
+def _plain_folder(name: str, uri: str) -> Artifact:
+    folder = local_path(uri).absolute()
+    if (folder / "adapter_config.json").is_file():
+        kind: Kind = "adapter"
+    elif (folder / "config.json").is_file():
+        architectures = (folder / "config.json").read_text(encoding="utf-8")
+        kind = "reward_model" if "ForSequenceClassification" in architectures else "model"
+    else:
+        raise InputError(
+            f"input {name}: neither an artifact nor a folder with config.json or adapter_config.json",
+            where=uri,
+            hint="give an artifact URI or a folder that from_pretrained can read",
+        )
+    return Artifact(str(folder), folder, content_digest(list_files(folder)), kind)
+
+
+def content_digest(files: tuple[FileEntry, ...]) -> str:
+    """Digest of a plain folder: the hash of its files' paths and hashes."""
+    return f"sha256:{hashlib.sha256(canonical_json([[f.path, f.sha256] for f in files])).hexdigest()}"
+
+
+def _check_names(spec: StageSpec[Any], inputs: Mapping[str, str]) -> None:
+    unknown = sorted(set(inputs) - set(spec.inputs))
+    missing = sorted(name for name, wanted in spec.inputs.items() if wanted.required and name not in inputs)
+    if unknown:
+        raise UserError(
+            f"unknown input {', '.join(unknown)}", where=spec.name, hint=f"inputs: {', '.join(spec.inputs)}"
+        )
+    if missing:
+        raise UserError(f"input {', '.join(missing)} is missing", where=spec.name, hint=f"--input {missing[0]}=URI")

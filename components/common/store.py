@@ -1,0 +1,177 @@
+"""Where artifacts live: a directory now, S3 through the same five verbs later.
+
+    <root>/artifacts/<stage>/<key>/     immutable, complete when manifest.json is there
+    <root>/work/<stage>/<key>/<run>/    one run's checkpoints, logs, curves
+    <root>/runs/<run>/                  what a run was asked for, used and made
+
+Paths are relative to the root, with forward slashes. A location a person types, an *URI*, is the root plus such a path.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from components.common.errors import InputError, UserError
+
+MANIFEST = "manifest.json"
+
+
+class Store(Protocol):
+    """What every step needs from storage. Implementations raise `RetryableError` when the storage is out of reach."""
+
+    root: str
+
+    def exists(self, path: str) -> bool:
+        """Whether a file is there."""
+
+    def read(self, path: str) -> bytes:
+        """A small file's content; raises `InputError` when it is not there."""
+
+    def write(self, path: str, content: bytes) -> None:
+        """Writes a small file; readers see the old content or the new, never a part."""
+
+    def files(self, prefix: str) -> list[str]:
+        """All files below a folder, sorted, relative to the root."""
+
+    def fetch(self, prefix: str) -> Path:
+        """A local folder with the files below `prefix`; a directory store gives its own, without a copy."""
+
+    def publish(self, folder: Path, prefix: str) -> bool:
+        """Moves a finished local folder to `prefix`, its manifest last.
+
+        Returns:
+            False if another writer had already completed that prefix: its artifact stands, ours is dropped.
+        """
+
+    def scratch(self) -> Path:
+        """A new empty local folder from which `publish` is cheap; its maker removes it."""
+
+    def remove(self, prefix: str) -> None:
+        """Deletes everything below a folder; nothing to delete is fine."""
+
+
+class DirectoryStore:
+    """A store in a local or shared directory."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = str(root.absolute())
+        self._root = Path(self.root)
+
+    def exists(self, path: str) -> bool:
+        return (self._root / path).is_file()
+
+    def read(self, path: str) -> bytes:
+        try:
+            return (self._root / path).read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise InputError("no such file", where=str(self._root / path)) from error
+
+    def write(self, path: str, content: bytes) -> None:
+        target = self._root / path
+        with _writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.chmod(name, 0o644)
+                os.replace(name, target)
+            except BaseException:
+                Path(name).unlink(missing_ok=True)
+                raise
+
+    def files(self, prefix: str) -> list[str]:
+        folder = self._root / prefix
+        found = (path.relative_to(self._root).as_posix() for path in folder.rglob("*") if path.is_file())
+        return sorted(found)
+
+    def fetch(self, prefix: str) -> Path:
+        folder = self._root / prefix
+        if not folder.is_dir():
+            raise InputError("no such folder", where=str(folder))
+        return folder
+
+    def publish(self, folder: Path, prefix: str) -> bool:
+        target = self._root / prefix
+        with _writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.is_dir() and not (target / MANIFEST).exists():
+                shutil.rmtree(target)  # what a killed writer left: it has no manifest, so it was never an artifact
+            for path in sorted(folder.rglob("*")):
+                if path.is_file():
+                    _sync(path)
+            try:
+                os.rename(folder, target)
+            except OSError:
+                if (target / MANIFEST).exists():
+                    return False
+                raise
+            _sync(target.parent)
+        return True
+
+    def scratch(self) -> Path:
+        folder = self._root / ".scratch"
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            made = Path(tempfile.mkdtemp(dir=folder))
+            made.chmod(0o755)
+        return made
+
+    def remove(self, prefix: str) -> None:
+        shutil.rmtree(self._root / prefix, ignore_errors=True)
+
+
+def open_store(root: str) -> Store:
+    """Opens the store that a root names.
+
+    Args:
+        root: A directory, absolute or relative, or `file://` and an absolute path.
+
+    Raises:
+        UserError: The scheme is not one we can read.
+    """
+    return DirectoryStore(local_path(root))
+
+
+def local_path(uri: str) -> Path:
+    """The local path that an URI names.
+
+    Raises:
+        UserError: The URI is not local.
+    """
+    scheme, separator, rest = uri.partition("://")
+    if separator and scheme != "file":
+        raise UserError(f"no store for {scheme}://", where=uri, hint="give a directory or file:///…")
+    return Path(rest if separator else uri).expanduser()
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except (PermissionError, NotADirectoryError) as error:
+        raise UserError(
+            f"cannot write: {error.strerror}", where=str(target), hint="choose another store or mend its permissions"
+        ) from error
+    except OSError as error:
+        if error.errno in (28, 30, 122):  # ENOSPC, EROFS, EDQUOT
+            raise UserError(
+                f"cannot write: {error.strerror}", where=str(target), hint="free space or choose another store"
+            ) from error
+        raise
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
