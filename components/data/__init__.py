@@ -1,0 +1,1 @@
+"""Source rows → one normal form → token tables: what every training stage reads."""

@@ -1,0 +1,57 @@
+"""The one normal form that every source row is brought into."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Task = Literal["pretrain", "sft", "reward", "rl"]
+TASKS: tuple[Task, ...] = ("pretrain", "sft", "reward", "rl")
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True)
+class Document:
+    """Text for continued pre-training."""
+
+    text: str
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Turns for fine-tuning; the last one is the assistant's."""
+
+    messages: tuple[Message, ...]
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Two answers to one prompt, for the reward model; `margin` is the least wanted distance of their scores."""
+
+    prompt: tuple[Message, ...]
+    chosen: str
+    rejected: str
+    margin: float | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the policy answers in RL; `columns` reach the reward functions by name, as in TRL."""
+
+    messages: tuple[Message, ...]
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+Record = Document | Conversation | Preference | Prompt

@@ -1,0 +1,1 @@
+"""What composes the steps and drives them: pipelines, presets, examples, command line."""
