@@ -20,7 +20,7 @@ from typing import Any
 
 from components.common.artifacts import Manifest, commit, list_files, package_versions
 from components.common.config import ConfigT, merge_configs, parse_overrides, read_config_file
-from components.common.errors import RlhfError, UserError, error_from_dict, write_termination
+from components.common.errors import RlhfError, error_from_dict, write_termination
 from components.common.logs import say
 from components.common.stage import Job, Plan, Result, StageSpec, make_plan
 
@@ -151,7 +151,7 @@ def _parser(spec: StageSpec[Any]) -> argparse.ArgumentParser:
     )
     parser.add_argument("--config", type=Path, required=True, help="the run's YAML; this stage reads its own section")
     parser.add_argument(
-        "--input", type=_pair, action="append", default=[], metavar="NAME=URI", help=f"inputs: {names or 'none'}"
+        "--input", type=input_pair, action="append", default=[], metavar="NAME=URI", help=f"inputs: {names or 'none'}"
     )
     parser.add_argument("--output", required=True, metavar="URI", help="store root, or the full URI of the artifact")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="e.g. sft.learning_rate=1e-4")
@@ -159,11 +159,9 @@ def _parser(spec: StageSpec[Any]) -> argparse.ArgumentParser:
     return parser
 
 
-def _pair(text: str) -> tuple[str, str]:
+def input_pair(text: str) -> tuple[str, str]:
+    """Parses NAME=URI, for argparse."""
     name, equals, uri = text.partition("=")
     if not equals or not uri:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=URI")
     return name, uri
-
-
-__all__ = ["UserError", "guarded", "run_plan", "stage_main"]

@@ -42,11 +42,12 @@ class StageSpec(Generic[ConfigT]):
     """What a stage declares in its config.py.
 
     Attributes:
-        name: Name of the stage, of its folder below `components` and of its section.
+        name: Name of the stage and of its folder below `artifacts` and `work`.
         result_version: Raised by hand when the code gives other results for the same inputs.
         config: The model of its section.
         inputs: Its inputs by name.
         seeded: Whether the seed can change the result.
+        section: Path of its section in a run's configuration, if that is not its name.
     """
 
     name: str
@@ -54,6 +55,14 @@ class StageSpec(Generic[ConfigT]):
     config: type[ConfigT]
     inputs: Mapping[str, InputSpec]
     seeded: bool = True
+    section: str = ""
+
+    def section_of(self, config: Mapping[str, Any]) -> Any:
+        """The stage's own section of a run's configuration."""
+        section: Any = config
+        for part in (self.section or self.name).split("."):
+            section = (section or {}).get(part)
+        return section
 
 
 @dataclass(frozen=True)
@@ -168,7 +177,7 @@ def make_plan(
         InputError: An input is missing, incomplete or of a wrong kind.
     """
     check_sections(config, where)
-    section = validate(spec.config, config.get(spec.name), spec.name, where)
+    section = validate(spec.config, spec.section_of(config), spec.section or spec.name, where)
     seed = config.get("seed", 0)
     if not isinstance(seed, int):
         raise UserError(f"seed: an integer is expected, got {seed!r}", where=where)

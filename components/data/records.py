@@ -6,17 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from components.common.chat import Message, Role
+
+__all__ = ["TASKS", "Conversation", "Document", "Message", "Preference", "Prompt", "Record", "Role", "Task"]
+
 Task = Literal["pretrain", "sft", "reward", "rl"]
 TASKS: tuple[Task, ...] = ("pretrain", "sft", "reward", "rl")
-Role = Literal["system", "user", "assistant"]
-
-
-@dataclass(frozen=True)
-class Message:
-    """One turn of a conversation."""
-
-    role: Role
-    content: str
 
 
 @dataclass(frozen=True)

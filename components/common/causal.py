@@ -1,0 +1,89 @@
+"""Building and saving a causal language model in training: what pretrain and sft share."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import Any
+
+from components.common import distributed
+from components.common.curves import FILE as CURVES
+from components.common.device import DevicePolicy, device_policy
+from components.common.models import (
+    float32_trainables,
+    load_causal_lm,
+    lora_config,
+    new_causal_lm,
+    parameter_count,
+    save_adapter,
+    save_model,
+    save_tokenizer,
+)
+from components.common.stage import Job, Result
+from components.common.tokenizer import load_tokenizer
+from components.common.trainer import seed_everything
+from components.common.training import TrainingConfig
+from components.data.table import TokenTable, write_jsonl
+
+Sample = dict[str, str]
+
+
+@dataclass(frozen=True)
+class CausalLM:
+    """A model whose trainable parameters are float32, its tokenizer and the arithmetic of its device."""
+
+    model: Any
+    tokenizer: Any
+    policy: DevicePolicy
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Packed rows to train on, whole sequences to measure with."""
+
+    train: TokenTable
+    heldout: TokenTable
+
+    @staticmethod
+    def load(job: Job[Any]) -> Tables:
+        """Maps the tables of the stage's dataset into memory."""
+        folder = job.folder("dataset")
+        return Tables(TokenTable.load(folder / "train"), TokenTable.load(folder / "heldout"))
+
+
+def build_causal_lm(job: Job[Any], *, random_weights: bool = False) -> CausalLM:
+    """Loads the stage's model, or makes a new one of its shape, and adds an adapter if the settings ask for one."""
+    from peft import get_peft_model
+
+    config: TrainingConfig = job.config
+    policy = device_policy()
+    distributed.start(policy.device)
+    seed_everything(job.seed)
+    tokenizer = load_tokenizer(job.folder("model"))
+    make = new_causal_lm if random_weights else load_causal_lm
+    model = make(job.folder("model"), policy)
+    if config.lora is not None:
+        model = get_peft_model(model, lora_config(model, config.lora, "CAUSAL_LM"))
+    float32_trainables(model)
+    return CausalLM(model, tokenizer, policy)
+
+
+def save_causal_lm(job: Job[Any], trained: CausalLM, metrics: dict[str, Any], samples: list[Sample]) -> Result:
+    """Writes adapter or model, tokenizer, curves and samples into the artifact's folder."""
+    full = job.config.lora is None
+    metrics = {**metrics, "trainable_parameters": parameter_count(trained.model, trainable=True)}
+    tokenizer: dict[str, str] = {}
+    if distributed.is_main():
+        if full:
+            save_model(trained.model, job.out, job.folder("model"))
+        else:
+            save_adapter(trained.model, job.out, base=job.plan.parents()["model"].uri)
+        tokenizer = save_tokenizer(trained.tokenizer, job.out)
+        shutil.copyfile(job.work / CURVES, job.out / CURVES)
+        write_jsonl(job.out / "samples.jsonl", samples)
+    return Result("model" if full else "adapter", metrics, tokenizer)
+
+
+def join_samples(before: list[Sample], after: list[Sample]) -> list[Sample]:
+    """The same prompts' answers before and after training, side by side."""
+    return [{**now, "before": was["answer"]} for was, now in zip(before, after, strict=True)]

@@ -1,0 +1,142 @@
+"""One way to turn a conversation into tokens, for SFT, reward model, RL and serving alike.
+
+A sequence ends exactly at the end-of-turn token: SFT learns to stop there, RL stops there, and the reward model scores
+there. Prompt and answer are tokenised apart, so that the answer's tokens in training are those a policy can sample
+after the prompt's tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from components.common.errors import UserError
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a rendered conversation; `trained` says whether the model learns to write it."""
+
+    text: str
+    trained: bool
+
+
+class SpecialTokenInTextError(ValueError):
+    """A message holds the text of a special token, which would be taken for the token itself."""
+
+
+class Chat:
+    """Renders conversations with a tokenizer's chat template.
+
+    Args:
+        tokenizer: A fast tokenizer with a chat template and a pad token that is not its EOS token
+            (`prepare_tokenizer` sees to both).
+
+    Raises:
+        UserError: The template fails on a plain exchange of user and assistant.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self._specials = sorted({*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}, key=len, reverse=True)
+
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
+        """The template's text for a conversation."""
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt)
+        return str(text)
+
+    def prompt(self, messages: Sequence[Message]) -> str:
+        """What the model is given before it answers.
+
+        Raises:
+            SpecialTokenInTextError: A message holds the text of a special token.
+        """
+        self._refuse_specials(messages)
+        return self.render(messages, add_generation_prompt=True)
+
+    def answer(self, prompt: Sequence[Message], content: str) -> Segment:
+        """What the model is expected to write after `prompt(messages)`, up to and with the end-of-turn token.
+
+        Raises:
+            SpecialTokenInTextError: The answer holds the text of a special token.
+            UserError: The template renders an answer so that its prompt is not a prefix.
+        """
+        return self.segments((*prompt, Message("assistant", content)))[-1]
+
+    def segments(self, messages: Sequence[Message], *, every_turn: bool = True) -> list[Segment]:
+        """Splits a conversation that ends with the assistant into what is given and what is to be learnt.
+
+        Args:
+            messages: The conversation.
+            every_turn: Learn all of the assistant's turns, not only the last.
+
+        Raises:
+            SpecialTokenInTextError: A message holds the text of a special token.
+            UserError: The template is not prefix-stable: it rewrites earlier turns when later ones come.
+        """
+        self._refuse_specials(messages)
+        full = self.render(messages)
+        wanted = [i for i, message in enumerate(messages) if message.role == "assistant"]
+        segments: list[Segment] = []
+        done = 0
+        for index in wanted if every_turn else wanted[-1:]:
+            given = self.render(messages[:index], add_generation_prompt=True)
+            if not full.startswith(given) or len(given) < done:
+                raise UserError(
+                    "the chat template writes earlier turns differently once later ones follow, so the assistant's "
+                    "turns cannot be told apart",
+                    where="chat template",
+                    hint="set data.sft.assistant_turns=last, or give another model.chat_template",
+                )
+            end = full.find(self.end_of_turn, self._after_content(full, len(given), messages[index].content))
+            if end < 0:  # the template leaves the last turn open: close it as the model will have to
+                segments += [Segment(full[done : len(given)], False)]
+                segments += [Segment(full[len(given) :].rstrip("\n") + self.end_of_turn, True)]
+                return segments
+            end += len(self.end_of_turn)
+            segments += [Segment(full[done : len(given)], False), Segment(full[len(given) : end], True)]
+            done = end
+        return [segment for segment in segments if segment.text]
+
+    @cached_property
+    def end_of_turn(self) -> str:
+        """The token with which the template ends an assistant's turn; the EOS token if it uses none."""
+        probe = (Message("user", "a"), Message("assistant", "b"))
+        try:
+            given = self.render(probe[:1], add_generation_prompt=True)
+            tail = self.render(probe)[len(given) :]
+        except Exception as error:  # jinja raises whatever the template raises
+            raise UserError(f"the chat template fails: {error}", where="chat template") from error
+        tail = tail[tail.rfind("b") + 1 :]
+        found = [(tail.find(token), token) for token in self._specials if token in tail]
+        return min(found, key=lambda pair: (pair[0], -len(pair[1])))[1] if found else str(self.tokenizer.eos_token)
+
+    @property
+    def end_of_turn_id(self) -> int:
+        """Id of `end_of_turn`."""
+        return int(self.tokenizer.convert_tokens_to_ids(self.end_of_turn))
+
+    def _after_content(self, full: str, start: int, content: str) -> int:
+        # Templates may strip the content, so look for its stripped form; a template that rewrites it altogether
+        # still gives the first end-of-turn after the prompt.
+        at = full.find(content.strip(), start)
+        return at + len(content.strip()) if at >= 0 else start
+
+    def _refuse_specials(self, messages: Iterable[Message]) -> None:
+        for message in messages:
+            for token in self._specials:
+                if token in message.content:
+                    raise SpecialTokenInTextError(token)

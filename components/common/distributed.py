@@ -1,0 +1,65 @@
+"""The processes of one training job: who am I, sums and agreements. All of it is a no-op with one process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+Item = TypeVar("Item")
+
+
+def rank() -> int:
+    """This process's number."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes."""
+    return rank() == 0
+
+
+def start(device: torch.device) -> None:
+    """Joins the process group: NCCL on GPUs, gloo on CPUs. A peer that hangs is given up after ten minutes."""
+    if world_size() > 1 and not dist.is_initialized():
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        dist.init_process_group(backend, timeout=timedelta(minutes=10))
+
+
+def shard(items: Sequence[Item]) -> Sequence[Item]:
+    """This process's share of a list, taken in turns."""
+    return items[rank() :: world_size()]
+
+
+def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum of a tensor over all processes, on each of them; changes it in place."""
+    if world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def gather(items: Sequence[Item]) -> list[Item]:
+    """All processes' items in the order that `shard` took them from."""
+    if world_size() == 1:
+        return list(items)
+    parts: list[Sequence[Item]] = [[] for _ in range(world_size())]
+    dist.all_gather_object(parts, list(items))
+    longest = max(map(len, parts))
+    return [part[i] for i in range(longest) for part in parts if i < len(part)]
+
+
+def barrier() -> None:
+    """Waits until all processes are here."""
+    if world_size() > 1:
+        dist.barrier()

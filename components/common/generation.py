@@ -1,0 +1,142 @@
+"""Batched decoding: left-padded prompts, a key-value cache, rows that are done leave the batch.
+
+Sampling inverts the cumulative distribution at one uniform number a token. That number depends on its row's key and
+position alone, so that a sample is the same in whatever batch, on whatever rank and after whatever restart it is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from components.common.device import DevicePolicy
+from components.common.evaluation import autocast, backbone, batches_by_length, evaluating, lm_head
+
+GREEDY = 0.0
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to decode.
+
+    Attributes:
+        max_new_tokens: Longest completion, the end-of-turn token included.
+        stop: Token ids that end a completion.
+        temperature: 0 takes the most likely token.
+        seed: First part of the key of the random numbers.
+        step: Second part; the third is the row's own key.
+    """
+
+    max_new_tokens: int
+    stop: tuple[int, ...]
+    temperature: float = GREEDY
+    seed: int = 0
+    step: int = 0
+
+
+def generate(
+    model: Any,
+    prompts: Sequence[NDArray[np.int64]],
+    sampling: Sampling,
+    policy: DevicePolicy,
+    *,
+    max_tokens: int = 16384,
+    keys: Sequence[int] | None = None,
+) -> list[NDArray[np.int64]]:
+    """Completes prompts.
+
+    Args:
+        model: A causal language model, with whatever adapter is active.
+        prompts: Token ids of each prompt.
+        sampling: How to decode.
+        policy: Device and type.
+        max_tokens: Positions in a batch, prompt and completion.
+        keys: Each row's part of the key of the random numbers; its index by default.
+
+    Returns:
+        Token ids of each completion, in the order given, ended by a stop token unless cut off by `max_new_tokens`.
+    """
+    keys = range(len(prompts)) if keys is None else keys
+    longest = [len(prompt) + sampling.max_new_tokens for prompt in prompts]
+    completions: list[NDArray[np.int64]] = [np.zeros(0, np.int64)] * len(prompts)
+    with evaluating(model), autocast(policy):
+        for batch in batches_by_length(longest, max_tokens):
+            rows = _decode(model, [prompts[i] for i in batch], [keys[i] for i in batch], sampling, policy)
+            for index, row in zip(batch, rows, strict=True):
+                completions[index] = row
+    return completions
+
+
+def _decode(
+    model: Any, prompts: Sequence[NDArray[np.int64]], keys: Sequence[int], sampling: Sampling, policy: DevicePolicy
+) -> list[NDArray[np.int64]]:
+    from transformers import DynamicCache
+
+    device = policy.device
+    ids, mask = left_pad(prompts, device)
+    cache = DynamicCache(config=backbone(model).config)
+    uniform = [_uniform_numbers(sampling, key) for key in keys]
+    alive = list(range(len(prompts)))
+    written: list[list[int]] = [[] for _ in prompts]
+    position = mask.sum(1, keepdim=True) - 1
+    step_ids, step_position = ids, (mask.cumsum(1) - 1).clamp(min=0)
+    for index in range(sampling.max_new_tokens):
+        out = backbone(model)(
+            input_ids=step_ids,
+            attention_mask=mask,
+            position_ids=step_position,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        logits = lm_head(model)(out.last_hidden_state[:, -1]).float()
+        tokens = _choose(logits, [uniform[row][index] for row in alive], sampling)
+        for row, token in zip(alive, tokens.tolist(), strict=True):
+            written[row].append(token)
+        going = [i for i, row in enumerate(alive) if written[row][-1] not in sampling.stop]
+        if not going or index + 1 == sampling.max_new_tokens:
+            break
+        if len(going) < len(alive):
+            keep = torch.tensor(going, device=device)
+            cache.batch_select_indices(keep)
+            mask, position, tokens = mask[keep], position[keep], tokens[keep]
+            alive = [alive[i] for i in going]
+        position = position + 1
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+        step_ids, step_position = tokens[:, None], position
+    return [np.asarray(row, np.int64) for row in written]
+
+
+def left_pad(rows: Sequence[NDArray[np.int64]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Left-pads rows to one width.
+
+    Returns:
+        Token ids and attention mask, both of shape (rows, width).
+    """
+    width = max(len(row) for row in rows)
+    ids = np.zeros((len(rows), width), np.int64)
+    mask = np.zeros((len(rows), width), np.int64)
+    for index, row in enumerate(rows):
+        ids[index, width - len(row) :] = row
+        mask[index, width - len(row) :] = 1
+    return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+
+
+def _uniform_numbers(sampling: Sampling, key: int) -> NDArray[np.float64]:
+    """One number in [0, 1) for each token that a row may get."""
+    identity = [part & 0xFFFFFFFFFFFFFFFF for part in (sampling.seed, sampling.step, key)]
+    return np.random.default_rng(identity).random(sampling.max_new_tokens)
+
+
+def _choose(logits: torch.Tensor, uniform: Sequence[float], sampling: Sampling) -> torch.Tensor:
+    """The next token of each row; logits of shape (rows, vocabulary), float32."""
+    if sampling.temperature == GREEDY:
+        return logits.argmax(-1)
+    # In float64 a sum over a large vocabulary still tells neighbouring tokens apart.
+    cumulative = (logits / sampling.temperature).softmax(-1).double().cumsum(-1)
+    target = torch.tensor(uniform, dtype=torch.float64, device=logits.device)[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)

@@ -1,0 +1,190 @@
+"""Models and tokenizers: loading under the device policy, LoRA, saving."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from components.common.device import DevicePolicy
+from components.common.errors import InputError, UserError
+from components.common.tokenizer import tokenizer_identity
+
+if TYPE_CHECKING:
+    from components.common.training import LoraSettings
+
+HEADS = ("lm_head", "score")  # never LoRA targets: their losses read `.weight` directly, and PEFT would replace it
+
+
+def load_causal_lm(folder: Path, policy: DevicePolicy) -> Any:
+    """Loads a causal language model in the policy's type on its device.
+
+    Raises:
+        InputError: The weights are missing or do not fit the architecture.
+    """
+    from transformers import AutoModelForCausalLM
+
+    return _load(AutoModelForCausalLM, folder, policy)
+
+
+def new_causal_lm(folder: Path, policy: DevicePolicy) -> Any:
+    """Makes a causal language model with random weights.
+
+    Args:
+        folder: Holds the config.json that says its shape.
+        policy: Device; the weights are float32, because all of them will be trained.
+
+    Raises:
+        InputError: There is no usable config.json.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").to(policy.device)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"no model can be made from config.json: {error}", where=str(folder)) from error
+
+
+def load_reward_base(folder: Path, policy: DevicePolicy, pad_token_id: int) -> Any:
+    """Loads a causal language model's backbone under a score head that is all zeros.
+
+    Zero makes "before training" mean what it should: every pair is a tie.
+
+    Args:
+        folder: The causal language model.
+        policy: Device and type.
+        pad_token_id: By which the model finds the last token of a padded row.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    model = _load(AutoModelForSequenceClassification, folder, policy, expected=("score.weight",), num_labels=1)
+    nn.init.zeros_(model.score.weight)
+    model.config.pad_token_id = pad_token_id
+    return model
+
+
+def load_reward_model(folder: Path, policy: DevicePolicy) -> Any:
+    """Loads a merged reward model, head and all."""
+    from transformers import AutoModelForSequenceClassification
+
+    return _load(AutoModelForSequenceClassification, folder, policy)
+
+
+def _load(kind: Any, folder: Path, policy: DevicePolicy, expected: Iterable[str] = (), **kwargs: Any) -> Any:
+    from transformers import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # it reports the missing score head as a fault; the check below is stricter
+    try:
+        model, info = kind.from_pretrained(
+            folder, dtype=policy.compute_dtype, attn_implementation="sdpa", output_loading_info=True, **kwargs
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise InputError(f"cannot be loaded: {error}", where=str(folder)) from error
+    finally:
+        logging.set_verbosity(level)
+    missing = sorted(set(info["missing_keys"]) - set(expected))
+    if missing:
+        raise InputError(f"weights are missing: {', '.join(missing[:3])}", where=str(folder))
+    return model.to(policy.device)
+
+
+def lora_targets(model: nn.Module) -> list[str]:
+    """Names of all linear layers but the heads, as PEFT wants them: last parts, sorted, without doubles."""
+    return sorted({name.rpartition(".")[2] for name, layer in model.named_modules() if _is_target(name, layer)})
+
+
+def _is_target(name: str, layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Linear) and name.rpartition(".")[2] not in HEADS
+
+
+def lora_config(model: nn.Module, settings: LoraSettings, task_type: str) -> Any:
+    """PEFT's configuration for a model.
+
+    Args:
+        model: The base.
+        settings: Rank, scale and targets.
+        task_type: `CAUSAL_LM` or `SEQ_CLS`; the latter also trains the score head.
+
+    Raises:
+        UserError: A target matches no linear layer.
+    """
+    from peft import LoraConfig
+
+    known = lora_targets(model)
+    targets = known if settings.target_modules == "all-linear" else sorted(settings.target_modules)
+    unmatched = [name for name in targets if name not in known]
+    if unmatched:
+        raise UserError(
+            f"lora.target_modules: {', '.join(unmatched)} matches no linear layer", hint=f"there are {', '.join(known)}"
+        )
+    return LoraConfig(
+        task_type=task_type,
+        r=settings.r,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        use_rslora=settings.use_rslora,
+        target_modules=targets,
+        modules_to_save=["score"] if task_type == "SEQ_CLS" else None,
+    )
+
+
+def float32_trainables(model: nn.Module) -> list[nn.Parameter]:
+    """Casts trainable parameters to float32, which a gradient scaler needs, and returns them."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trainable:
+        parameter.data = parameter.data.float()
+    return trainable
+
+
+def save_adapter(model: Any, folder: Path, base: str, *, adapter: str = "default") -> None:
+    """Saves an adapter's weights and configuration, the same bytes for the same adapter.
+
+    Args:
+        model: A PEFT model.
+        folder: Where to.
+        base: Name of the base to be written into the configuration; PEFT would write a path of this machine.
+        adapter: Which of the model's adapters.
+    """
+    model.peft_config[adapter].base_model_name_or_path = base
+    model.save_pretrained(folder, selected_adapters=[adapter], save_embedding_layers=False)
+    if adapter != "default":  # PEFT puts any other adapter into a folder of its own
+        for path in (folder / adapter).iterdir():
+            path.rename(folder / path.name)
+        (folder / adapter).rmdir()
+    (folder / "README.md").unlink(missing_ok=True)
+    path = folder / "adapter_config.json"
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    # Sets come out in the order of this process's hash seed.
+    fields = {name: sorted(value) if isinstance(value, list) else value for name, value in sorted(fields.items())}
+    path.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+
+
+def save_model(model: Any, folder: Path, base: Path) -> None:
+    """Saves a whole model as safetensors for plain `from_pretrained`.
+
+    Args:
+        model: The model.
+        folder: Where to.
+        base: The model it was made from: the weights keep that one's type, whatever the device computed with.
+    """
+    fields = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    name = fields.get("dtype") or fields.get("torch_dtype") or "float32"
+    model.to(getattr(torch, name)).save_pretrained(folder)
+
+
+def save_tokenizer(tokenizer: Any, folder: Path) -> dict[str, str]:
+    """Saves the tokenizer with its chat template and returns what the manifest records of it."""
+    tokenizer.save_pretrained(folder)
+    return tokenizer_identity(tokenizer)
+
+
+@torch.no_grad()
+def parameter_count(model: nn.Module, *, trainable: bool = False) -> int:
+    """Number of parameters, of the trainable ones alone if wished."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable)

@@ -1,0 +1,117 @@
+"""What the stages that train with TRL share: arguments, progress, guards. TRL itself is imported by the stages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import TrainerCallback, set_seed
+
+from components.common import distributed
+from components.common.curves import Curves
+from components.common.device import DevicePolicy
+from components.common.errors import UserError
+from components.common.logs import Progress
+from components.common.stage import Job
+from components.common.training import TrainingConfig
+
+# What of the trainer's log goes into curves and lines, and under which name.
+_CURVES = {
+    "loss": "loss",
+    "learning_rate": "lr",
+    "grad_norm": "grad_norm",
+    "mean_token_accuracy": "token_accuracy",
+    "accuracy": "accuracy",
+    "margin": "margin",
+}
+_SHOWN = ("loss", "accuracy", "lr")
+
+
+def batch_shape(config: TrainingConfig) -> tuple[int, int]:
+    """Splits the global batch over processes and micro-batches.
+
+    Returns:
+        Rows of a micro-batch and number of micro-batches a step, in one process.
+
+    Raises:
+        UserError: The global batch cannot be shared evenly by the processes.
+    """
+    share, rest = divmod(config.train_batch_size, distributed.world_size())
+    if rest or not share:
+        raise UserError(
+            f"train_batch_size {config.train_batch_size} cannot be shared by {distributed.world_size()} processes",
+            hint="make it a multiple of the number of processes",
+        )
+    micro = next(n for n in range(min(config.per_device_train_batch_size, share), 0, -1) if share % n == 0)
+    return micro, share // micro
+
+
+def trainer_arguments(job: Job[Any], policy: DevicePolicy) -> dict[str, Any]:
+    """Arguments for TRL's configurations, complete enough that none of their surprising defaults is left.
+
+    TRL turns bfloat16 on unless told otherwise, saves every 500 steps and checkpoints activations.
+    """
+    config: TrainingConfig = job.config
+    micro, accumulation = batch_shape(config)
+    return {
+        "output_dir": str(job.work / "checkpoints"),
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": accumulation,
+        "num_train_epochs": config.num_train_epochs,
+        "max_steps": config.max_steps,
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": config.lr_scheduler_type,
+        "warmup_steps": config.warmup_ratio,  # below 1 it is a share of all steps
+        "weight_decay": config.weight_decay,
+        "max_grad_norm": config.max_grad_norm,
+        "gradient_checkpointing": config.activation_checkpointing,
+        "use_cpu": policy.device.type == "cpu",
+        "fp16": policy.fp16,
+        "bf16": policy.bf16,
+        "seed": job.seed,
+        "logging_steps": config.logging_steps,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": policy.device.type == "cuda",
+    }
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds Python, numpy and torch, before anything random is built."""
+    set_seed(seed)
+
+
+class StageCallback(TrainerCallback):  # type: ignore[misc]
+    """Writes curves and progress lines, and stops a run whose loss is no number.
+
+    Args:
+        job: The stage.
+        curves: Where the values go.
+    """
+
+    def __init__(self, job: Job[Any], curves: Curves) -> None:
+        self._job, self._curves = job, curves
+        self._progress: Progress | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Learns how many steps there will be."""
+        self._progress = Progress(self._job.name, state.max_steps, state.global_step, every=1)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **_: Any) -> None:
+        """Takes the trainer's values."""
+        if not logs or "loss" not in logs or self._progress is None:
+            return
+        loss = logs["loss"]
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the loss is {loss} at step {state.global_step}",
+                where=self._job.name,
+                hint=f"lower {self._job.name}.learning_rate or look for broken rows in the data",
+            )
+        values = {ours: float(logs[theirs]) for theirs, ours in _CURVES.items() if theirs in logs}
+        self._curves.write(state.global_step, values)
+        shown = {name: values[name] for name in _SHOWN if name in values}
+        self._progress.step(state.global_step, shown, tokens=int(logs.get("num_tokens", 0)))

@@ -1,0 +1,56 @@
+"""Settings that all training stages share, under the names of transformers and PEFT."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from components.common.config import Config, Neutral
+
+
+class LoraSettings(Config):
+    """LoRA (Hu et al. 2021, arXiv:2106.09685)."""
+
+    r: int = Field(16, ge=1, description="rank")
+    lora_alpha: float = Field(32, gt=0, description="the update is scaled by lora_alpha / r")
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    use_rslora: bool = Field(False, description="scale by lora_alpha / sqrt(r) (arXiv:2312.03732)")
+    target_modules: Literal["all-linear"] | tuple[str, ...] = Field(
+        "all-linear", description="last parts of the layers' names; all-linear leaves out lm_head and score"
+    )
+
+
+class TrainingConfig(Config):
+    """What pretrain, sft and reward have in common."""
+
+    enabled: Annotated[bool, Neutral()] = Field(True, description="off: the stage hands its input on")
+    lora: LoraSettings | None = Field(LoraSettings(), description="null: train all parameters")
+    learning_rate: float = Field(2e-4, gt=0)
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
+    warmup_ratio: float = Field(0.03, ge=0, lt=1, description="share of the steps in which the rate rises")
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    num_train_epochs: float = Field(1.0, gt=0)
+    max_steps: int = Field(-1, description="optimizer steps; -1: as many as num_train_epochs makes")
+    train_batch_size: int = Field(
+        16, ge=1, description="rows (pairs for reward) in an optimizer step, over all processes"
+    )
+    per_device_train_batch_size: Annotated[int, Neutral()] = Field(
+        1, ge=1, description="rows that one process computes at a time; accumulation makes up the rest"
+    )
+    activation_checkpointing: Annotated[bool, Neutral()] = Field(
+        False, description="recompute activations in the backward pass: less memory, about a third more time"
+    )
+    eval_tokens: int = Field(2048, ge=1, description="padded tokens in one evaluation batch")
+    num_samples: int = Field(8, ge=0, description="held-out rows whose answers are shown before and after")
+    require_improvement: Annotated[bool, Neutral()] = Field(
+        False, description="fail the stage if its main held-out metric is no better than before"
+    )
+    logging_steps: Annotated[int, Neutral()] = Field(10, ge=1)
+
+    @model_validator(mode="after")
+    def _steps(self) -> TrainingConfig:
+        if self.max_steps == 0 or self.max_steps < -1:
+            raise ValueError("max_steps must be -1 or at least 1")
+        return self

@@ -1,0 +1,59 @@
+"""`python -m components.data`: makes the datasets of all stages that have sources, or of one with `--task`."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from components.common.config import merge_configs, parse_overrides, read_config_file
+from components.common.entry import guarded, input_pair, run_plan
+from components.common.errors import UserError
+from components.common.logs import say
+from components.common.stage import make_plan
+from components.data.config import SPECS
+from components.data.records import TASKS, Task
+from components.data.sources import with_digests
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the data step from the command line; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    return guarded(lambda: _main(arguments))
+
+
+def _main(arguments: argparse.Namespace) -> int:
+    config = merge_configs(read_config_file(arguments.config), parse_overrides(arguments.set))
+    sections = config.get("data") or {}
+    tasks: list[Task] = [task for task in TASKS if (sections.get(task) or {}).get("sources")]
+    tasks = [arguments.task] if arguments.task else tasks
+    if not tasks:
+        raise UserError("no part has sources", where=f"{arguments.config} data", hint="set data.sft.sources=[PATH], …")
+    for task in tasks:
+        if not (sections.get(task) or {}).get("sources"):
+            raise UserError("has no sources", where=f"{arguments.config} data.{task}", hint=f"set data.{task}.sources")
+        config["data"] = {**sections, task: with_digests(sections[task])}
+        plan = make_plan(SPECS[task], config, str(arguments.config), dict(arguments.input), arguments.output)
+        if plan.finished():
+            say(plan.spec.name, f"finished before: {plan.uri}")
+            continue
+        from components.data.stage import run
+
+        run_plan(plan, functools.partial(run, task))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m components.data", description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="the run's YAML; this step reads the data section")
+    parser.add_argument("--input", type=input_pair, action="append", default=[], metavar="NAME=URI", help="model=URI")
+    parser.add_argument("--output", required=True, metavar="URI", help="store root")
+    parser.add_argument("--task", choices=TASKS, help="make only this stage's dataset")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="e.g. data.sft.heldout=0.1")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,165 @@
+"""Records → token ids, many texts at a time, by the tokenizer's Rust backend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.common.chat import Chat, Segment, SpecialTokenInTextError
+from components.data.records import Conversation, Document, Preference, Prompt
+
+Ids = list[int]
+# What stays of a prompt that must be cut: its head holds the system prompt, its tail the turn's marker.
+MIN_PROMPT_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One sequence; `trained` marks the tokens that carry a label, None if all do."""
+
+    ids: NDArray[np.int64]
+    trained: NDArray[np.bool_] | None = None
+    truncated: bool = False
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A record that cannot be used, and why; the reason is the same text for all records with the same fault."""
+
+    reason: str
+
+
+def encode(tokenizer: Any, texts: Sequence[str], *, special: bool = False) -> list[Ids]:
+    """Encodes texts in one call of the backend, on all cores.
+
+    Args:
+        tokenizer: A fast tokenizer.
+        texts: What to encode.
+        special: Add what the tokenizer's post-processor adds (a BOS token, for llama).
+    """
+    batch = tokenizer.backend_tokenizer.encode_batch_fast(list(texts), add_special_tokens=special)
+    return [encoding.ids for encoding in batch]
+
+
+def tokenise_documents(tokenizer: Any, documents: Sequence[Document]) -> list[Tokens]:
+    """Encodes documents, each ended by the EOS token.
+
+    The text of a special token inside a document is encoded as the plain text it is.
+    """
+    backend = tokenizer.backend_tokenizer
+    backend.encode_special_tokens = True
+    try:
+        encoded = encode(tokenizer, [document.text for document in documents], special=True)
+    finally:
+        backend.encode_special_tokens = False
+    eos = tokenizer.eos_token_id
+    return [Tokens(np.asarray(ids if ids and ids[-1] == eos else [*ids, eos], np.int64)) for ids in encoded]
+
+
+def tokenise_conversations(
+    chat: Chat, conversations: Sequence[Conversation], max_length: int, *, every_turn: bool = True
+) -> list[Tokens | Rejected]:
+    """Encodes conversations; labels are the assistant's turns, each with its end-of-turn token.
+
+    One that is too long loses its oldest exchanges, then the middle of its prompt; an answer is never cut, because a
+    model that has seen answers without an end does not stop.
+    """
+    split = [_segments(chat, conversation, every_turn) for conversation in conversations]
+    encoded = _encode_segments(chat, [item for item in split if not isinstance(item, Rejected)])
+    return [
+        item if isinstance(item, Rejected) else _fit(next(encoded), [s.trained for s in item], max_length)
+        for item in split
+    ]
+
+
+def tokenise_preferences(
+    chat: Chat, preferences: Sequence[Preference], max_length: int
+) -> list[tuple[Tokens, Tokens] | Rejected]:
+    """Encodes pairs as (chosen, rejected): the same prompt, each answer with its end-of-turn token."""
+    split: list[list[Segment] | Rejected] = []
+    for pair in preferences:
+        try:
+            prompt = Segment(chat.prompt(pair.prompt), False)
+            split.append([prompt, chat.answer(pair.prompt, pair.chosen), chat.answer(pair.prompt, pair.rejected)])
+        except SpecialTokenInTextError as error:
+            split.append(_special(error))
+    encoded = _encode_segments(chat, [item for item in split if not isinstance(item, Rejected)])
+    return [item if isinstance(item, Rejected) else _fit_pair(next(encoded), max_length) for item in split]
+
+
+def tokenise_prompts(chat: Chat, prompts: Sequence[Prompt], max_prompt_length: int) -> list[Tokens | Rejected]:
+    """Encodes prompts up to the point where the model answers; a long one loses its middle."""
+    split: list[list[Segment] | Rejected] = []
+    for prompt in prompts:
+        try:
+            split.append([Segment(chat.prompt(prompt.messages), False)])
+        except SpecialTokenInTextError as error:
+            split.append(_special(error))
+    encoded = _encode_segments(chat, [item for item in split if not isinstance(item, Rejected)])
+    results: list[Tokens | Rejected] = []
+    for item in split:
+        if isinstance(item, Rejected):
+            results.append(item)
+            continue
+        (ids,) = next(encoded)
+        kept = _cut_middle(ids, max_prompt_length)
+        results.append(Tokens(np.asarray(kept, np.int64), None, len(kept) < len(ids)))
+    return results
+
+
+def _segments(chat: Chat, conversation: Conversation, every_turn: bool) -> list[Segment] | Rejected:
+    try:
+        return chat.segments(conversation.messages, every_turn=every_turn)
+    except SpecialTokenInTextError as error:
+        return _special(error)
+
+
+def _encode_segments(chat: Chat, split: Sequence[Sequence[Segment]]) -> Any:
+    """Encodes every segment on its own; yields one list of id lists a row."""
+    flat = iter(encode(chat.tokenizer, [segment.text for segments in split for segment in segments]))
+    return iter([[next(flat) for _ in segments] for segments in split])
+
+
+def _fit(parts: list[Ids], trained: list[bool], max_length: int) -> Tokens | Rejected:
+    total = sum(map(len, parts))
+    truncated = total > max_length
+    while total > max_length and trained.count(True) > 1:  # the oldest exchange goes first
+        total -= len(parts[0]) + len(parts[1])
+        parts, trained = parts[2:], trained[2:]
+    if total > max_length:
+        room = max_length - sum(len(part) for part, learnt in zip(parts, trained, strict=True) if learnt)
+        if room < min(MIN_PROMPT_TOKENS, len(parts[0])):
+            return Rejected("the answer alone is longer than max_length")
+        parts = [_cut_middle(parts[0], room), *parts[1:]]
+    mask = np.repeat(trained, [len(part) for part in parts])
+    return Tokens(np.fromiter(chain.from_iterable(parts), np.int64), mask, truncated)
+
+
+def _fit_pair(parts: list[Ids], max_length: int) -> tuple[Tokens, Tokens] | Rejected:
+    prompt, chosen, rejected = parts
+    room = max_length - max(len(chosen), len(rejected))
+    if room < min(MIN_PROMPT_TOKENS, len(prompt)):
+        return Rejected("an answer alone is longer than max_length")
+    kept = _cut_middle(prompt, room)
+    cut = len(kept) < len(prompt)
+    first, second = (
+        Tokens(np.asarray(kept + answer, np.int64), np.arange(len(kept) + len(answer)) >= len(kept), cut)
+        for answer in (chosen, rejected)
+    )
+    return first, second
+
+
+def _cut_middle(ids: Ids, room: int) -> Ids:
+    if len(ids) <= room:
+        return ids
+    head = room // 2
+    return ids[:head] + ids[len(ids) - (room - head) :]
+
+
+def _special(error: SpecialTokenInTextError) -> Rejected:
+    return Rejected(f"the text holds the special token {error}")

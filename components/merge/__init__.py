@@ -1,0 +1,1 @@
+"""Streaming LoRA merge: adds an adapter to its base model tensor by tensor, with numpy on safetensors files."""

@@ -1,0 +1,16 @@
+"""`python -m components.pretrain`."""
+
+import sys
+
+from components.common.entry import Run, stage_main
+from components.pretrain.config import SPEC
+
+
+def _load_run() -> Run:
+    from components.pretrain.stage import run
+
+    return run
+
+
+if __name__ == "__main__":
+    sys.exit(stage_main(SPEC, _load_run))

@@ -1,0 +1,178 @@
+"""Reward modelling: load_data, build_model, train, save."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from datasets import Dataset
+from trl import RewardConfig as TrlRewardConfig
+from trl import RewardTrainer
+
+from components.common import distributed
+from components.common.causal import CausalLM, Sample
+from components.common.curves import FILE as CURVES
+from components.common.curves import Curves
+from components.common.device import device_policy
+from components.common.evaluation import PairScores, evaluating, last_token_scores, score_sequences
+from components.common.gate import check_improvement
+from components.common.models import (
+    float32_trainables,
+    load_reward_base,
+    lora_config,
+    parameter_count,
+    save_adapter,
+    save_tokenizer,
+)
+from components.common.stage import Job, Result
+from components.common.tokenizer import load_tokenizer
+from components.common.trainer import StageCallback, seed_everything, trainer_arguments
+from components.data.table import TokenTable, write_jsonl
+from components.reward.config import RewardConfig
+from components.reward.parity import save_parity
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Preference pairs as two tables of equal length; each sequence is the prompt and one answer."""
+
+    chosen: TokenTable
+    rejected: TokenTable
+
+
+@dataclass(frozen=True)
+class Data:
+    """Pairs to train on and pairs to measure with."""
+
+    train: Pairs
+    heldout: Pairs
+
+
+def run(job: Job[RewardConfig]) -> Result:
+    """Trains the score; measures pairwise accuracy and margin on held-out pairs, before and after."""
+    data = load_data(job)
+    model = build_model(job)
+    before = evaluate(job, model, data)
+    train(job, model, data)
+    after = evaluate(job, model, data)
+    return save(job, model, data, before, after)
+
+
+def load_data(job: Job[RewardConfig]) -> Data:
+    """Maps the dataset's tables into memory."""
+
+    def pairs(split: str) -> Pairs:
+        folder = job.folder("dataset") / split
+        return Pairs(TokenTable.load(folder / "chosen"), TokenTable.load(folder / "rejected"))
+
+    return Data(pairs("train"), pairs("heldout"))
+
+
+def build_model(job: Job[RewardConfig]) -> CausalLM:
+    """Puts an adapter and a score head that starts at zero on the model's backbone."""
+    from peft import get_peft_model
+
+    policy = device_policy()
+    distributed.start(policy.device)
+    seed_everything(job.seed)
+    tokenizer = load_tokenizer(job.folder("model"))
+    base = load_reward_base(job.folder("model"), policy, tokenizer.pad_token_id)
+    assert job.config.lora is not None  # RewardConfig refuses null
+    model = get_peft_model(base, lora_config(base, job.config.lora, "SEQ_CLS"))
+    float32_trainables(model)
+    return CausalLM(model, tokenizer, policy)
+
+
+def train(job: Job[RewardConfig], model: CausalLM, data: Data) -> None:
+    """Trains adapter and head with TRL's RewardTrainer."""
+    arguments = TrlRewardConfig(
+        **trainer_arguments(job, model.policy),
+        max_length=None,
+        center_rewards_coefficient=job.config.center_rewards_coefficient,
+    )
+    with Curves(job.work, job.name) as curves:
+        trainer = RewardTrainer(
+            model=model.model,
+            args=arguments,
+            train_dataset=_pair_dataset(data.train),
+            processing_class=model.tokenizer,
+            callbacks=[StageCallback(job, curves)],
+        )
+        trainer.train()
+
+
+def evaluate(job: Job[RewardConfig], model: CausalLM, data: Data) -> PairScores:
+    """Scores the held-out pairs."""
+    return score_pairs(model, data.heldout, max_tokens=job.config.eval_tokens)
+
+
+def save(job: Job[RewardConfig], model: CausalLM, data: Data, before: PairScores, after: PairScores) -> Result:
+    """Writes adapter with head, tokenizer, curves, samples, and the pairs by which every later copy is checked."""
+    with model.model.disable_adapter():
+        head_only = score_pairs(model, data.heldout, max_tokens=job.config.eval_tokens)
+    metrics = {
+        "before": before.metrics(),
+        "after": {**after.metrics(), "accuracy_head_only": head_only.accuracy()},
+        "trainable_parameters": parameter_count(model.model, trainable=True),
+    }
+    check_improvement(job.name, metrics, "accuracy", higher=True, required=job.config.require_improvement)
+    tokenizer: dict[str, str] = {}
+    if distributed.is_main():
+        save_adapter(model.model, job.out, base=job.plan.parents()["model"].uri)
+        tokenizer = save_tokenizer(model.tokenizer, job.out)
+        shutil.copyfile(job.work / CURVES, job.out / CURVES)
+        save_parity(job.out, data.heldout, after, job.config.num_parity_pairs)
+        write_jsonl(job.out / "samples.jsonl", _samples(job, model, data, after))
+    return Result("adapter", metrics, tokenizer)
+
+
+def score_pairs(model: CausalLM, pairs: Pairs, max_tokens: int) -> PairScores:
+    """Scores both answers of each pair with the adapter that is active, or none, under the trained head."""
+    head = score_head(model.model)
+
+    def score(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return last_token_scores(model.model, ids, mask, head)
+
+    with evaluating(model.model):
+        chosen, rejected = (
+            score_sequences(score, [table.ids(i) for i in range(len(table))], model.policy, max_tokens)
+            for table in (pairs.chosen, pairs.rejected)
+        )
+    return PairScores(chosen, rejected, pairs.chosen.lengths, pairs.rejected.lengths)
+
+
+def score_head(model: Any) -> torch.Tensor:
+    """Weight of a PEFT reward model's trained head, shape (1, hidden)."""
+    weight: torch.Tensor = model.get_base_model().score.modules_to_save["default"].weight
+    return weight
+
+
+def _pair_dataset(pairs: Pairs) -> Dataset:
+    """A dataset in TRL's tokenised form, read from the memory-mapped tables row by row.
+
+    The columns hold row numbers under the names by which TRL recognises tokenised pairs; the transform puts the ids in.
+    """
+
+    def read(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
+        return {
+            "chosen_ids": [pairs.chosen.ids(row).tolist() for row in batch["chosen_ids"]],
+            "rejected_ids": [pairs.rejected.ids(row).tolist() for row in batch["rejected_ids"]],
+        }
+
+    rows = range(len(pairs.chosen))
+    return Dataset.from_dict({"chosen_ids": rows, "rejected_ids": rows}).with_transform(read)
+
+
+def _samples(job: Job[RewardConfig], model: CausalLM, data: Data, scores: PairScores) -> list[Sample]:
+    decode = model.tokenizer.decode
+    return [
+        {
+            "chosen": decode(data.heldout.chosen.ids(i)),
+            "rejected": decode(data.heldout.rejected.ids(i)),
+            "score_chosen": f"{scores.chosen[i]:.3f}",
+            "score_rejected": f"{scores.rejected[i]:.3f}",
+        }
+        for i in range(min(job.config.num_samples, len(scores.chosen)))
+    ]

@@ -1,0 +1,177 @@
+"""What a rollout is worth to PPO: log-probabilities, values, scores, and from them advantages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from components.common import distributed
+from components.rl import ppo
+from components.rl.config import RlConfig
+from components.rl.rewards import NamedFunction, call_function
+from components.rl.roles import Role, Roles
+from components.rl.rollout import Prompts, Rollout
+
+
+@dataclass(frozen=True)
+class Worth:
+    """What completions are worth; arrays of shape (completions,).
+
+    Attributes:
+        scores: The reward model's raw scores.
+        functions: The raw values of each reward function.
+        total: The weighted sum, without penalties.
+    """
+
+    scores: NDArray[np.float64]
+    functions: dict[str, NDArray[np.float64]]
+    total: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Experience:
+    """A rollout with all that an update needs; tensors of shape (completions, tokens) on the CPU."""
+
+    rollout: Rollout
+    worth: Worth
+    logprobs: Tensor
+    reference: Tensor
+    values: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+    def kl(self) -> NDArray[np.float64]:
+        """Each completion's log-ratio of policy to reference, summed over its tokens."""
+        log_ratio: NDArray[np.float64] = ((self.logprobs - self.reference) * self.rollout.mask).sum(1).double().numpy()
+        return log_ratio
+
+
+def minibatches(config: RlConfig, step: int, epoch: int, seed: int) -> list[list[int]]:
+    """Shuffles a rollout batch into minibatches, from the numbers of step and epoch alone."""
+    order = np.random.default_rng((seed, step, epoch)).permutation(config.rollout_batch_size)
+    return [[int(i) for i in part] for part in np.split(order, config.num_mini_batches)]
+
+
+def micro_batches(minibatch: Sequence[int], size: int) -> list[Sequence[int]]:
+    """This process's share of a minibatch, in pieces that fit its memory."""
+    share = distributed.shard(minibatch)
+    return [share[i : i + size] for i in range(0, len(share), size)]
+
+
+def gather_experience(
+    roles: Roles,
+    prompts: Prompts,
+    rollout: Rollout,
+    decode: Callable[[NDArray[np.int64]], str],
+    functions: Sequence[NamedFunction],
+    config: RlConfig,
+    beta: float,
+    step: int,
+    seed: int,
+) -> Experience:
+    """Scores a rollout in all four roles and turns scores into advantages.
+
+    The log-probabilities are computed in the very micro-batches of the first pass of the update: the same tensors give
+    the same bits, so that the first ratios are exactly 1.
+    """
+    pieces = [
+        list(piece)
+        for minibatch in minibatches(config, step, 0, seed)
+        for piece in micro_batches(minibatch, config.per_device_train_batch_size)
+    ]
+    logprobs = token_values(roles, rollout, pieces, "policy", roles.logprobs)
+    reference = token_values(roles, rollout, pieces, "reference", roles.logprobs)
+    values = token_values(roles, rollout, pieces, "critic", roles.values)
+    worth = judge(roles, prompts, rollout, decode, functions, config)
+    scores = worth.total - config.missing_eos_penalty * ~rollout.ended
+    rewards = ppo.token_rewards(torch.from_numpy(scores).float(), logprobs, reference, rollout.mask, beta)
+    if config.whiten_rewards:
+        rewards = ppo.whiten(rewards, rollout.mask, shift_mean=False)
+    advantages, returns = ppo.advantages_and_returns(rewards, values, rollout.mask, config.gamma, config.lam)
+    return Experience(rollout, worth, logprobs, reference, values, ppo.whiten(advantages, rollout.mask), returns)
+
+
+def token_values(
+    roles: Roles,
+    rollout: Rollout,
+    pieces: Sequence[Sequence[int]],
+    role: Role,
+    compute: Callable[[Tensor, Tensor, Tensor], Tensor],
+) -> Tensor:
+    """Computes one number for each written token, in one role.
+
+    Args:
+        roles: The models.
+        rollout: The completions.
+        pieces: This process's rows, in micro-batches.
+        role: Which model.
+        compute: `Roles.logprobs` or `Roles.values`.
+
+    Returns:
+        Float32 of shape (completions, tokens), zero on padding, complete on every process.
+    """
+    device = roles.device_policy.device
+    results = torch.zeros_like(rollout.mask)
+    with torch.no_grad(), roles.use(role):
+        for rows in pieces:
+            flat = compute(*rollout.batch(rows, device)).float().cpu()
+            part = torch.zeros(len(rows), rollout.mask.shape[1])
+            part[rollout.mask[list(rows)].bool()] = flat
+            results[list(rows)] = part
+    # Every row was computed by one process and is zero on the others, so the sum is exact.
+    return distributed.sum_over_ranks(results.to(device)).cpu()
+
+
+def judge(
+    roles: Roles,
+    prompts: Prompts,
+    rollout: Rollout,
+    decode: Callable[[NDArray[np.int64]], str],
+    functions: Sequence[NamedFunction],
+    config: RlConfig,
+) -> Worth:
+    """Asks the reward model and the reward functions."""
+    scores = _scores(roles, rollout, config.per_device_train_batch_size)
+    texts = [decode(ids) for ids in rollout.completions]
+    questions = [prompts.question(row) for row in rollout.rows]
+    columns = [prompts.columns(row) for row in rollout.rows]
+    values = {f.name: call_function(f.call, f.name, questions, texts, columns) for f in functions}
+    total = config.reward_model_weight * scores
+    for function in functions:
+        total = total + function.weight * values[function.name]
+    return Worth(scores, values, total)
+
+
+def _scores(roles: Roles, rollout: Rollout, size: int) -> NDArray[np.float64]:
+    device = roles.device_policy.device
+    results = torch.zeros(len(rollout))
+    with torch.no_grad():
+        for rows in micro_batches(range(len(rollout)), size):
+            ids, mask, _ = rollout.batch(rows, device)
+            results[list(rows)] = roles.scores(ids, mask).float().cpu()
+    return distributed.sum_over_ranks(results.to(device)).cpu().double().numpy()
+
+
+def summary(experience: Experience, beta: float) -> dict[str, Any]:
+    """What is worth watching of a rollout batch."""
+    rollout, worth, mask = experience.rollout, experience.worth, experience.rollout.mask
+    error = experience.returns - experience.values
+    variance = ppo.masked_mean((experience.returns - ppo.masked_mean(experience.returns, mask)) ** 2, mask)
+    log_ratio = experience.reference - experience.logprobs
+    return {
+        "reward": float(worth.scores.mean()),
+        **{name: float(values.mean()) for name, values in worth.functions.items()},
+        "kl": float(experience.kl().mean()),
+        "kl_k3": float((ppo.kl_k3(log_ratio) * mask).sum(1).mean()),
+        "beta": beta,
+        "entropy": -float(ppo.masked_mean(experience.logprobs, mask)),
+        "explained_variance": 1 - float(ppo.masked_mean(error**2, mask) / variance.clamp(min=1e-8)),
+        "completion_tokens": float(mask.sum(1).mean()),
+        "ended": float(rollout.ended.mean()),
+    }

@@ -1,0 +1,101 @@
+"""ICD-10-CM as typed entries, read from the package `simple-icd-10-cm` (about 2 s, then everything is in memory)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cache
+
+_SIDE = re.compile(r"\b(?:right|left)\b", re.IGNORECASE)
+_OTHER_SIDE = {"right": "left", "left": "right", "Right": "Left", "Left": "Right"}
+_CODE_RANGE = re.compile(r" \([A-Z0-9-]+\)$")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One code at the end of a branch: the codes that are written on a record.
+
+    Attributes:
+        code: The code with its dot, such as `S52.521A`.
+        text: What the code means, in full.
+        chapter: Number of the chapter, 1 to 22.
+        block: Title of the smallest block that holds the code, without its range of codes.
+        category: The first three characters, such as `S52`.
+        parent: The code, or the block, one level up, such as `S52.521`.
+        parent_text: What the parent means.
+        extension: What the seventh character adds to the parent's text, or `None` where there is none.
+        side: `right` or `left` where the code has a twin that differs in nothing but the side, else `None`.
+        twin: The code of that twin.
+    """
+
+    code: str
+    text: str
+    chapter: int
+    block: str
+    category: str
+    parent: str
+    parent_text: str
+    extension: str | None = None
+    side: str | None = None
+    twin: str | None = None
+
+
+@cache
+def read_entries() -> tuple[Entry, ...]:
+    """All ends of branches of the classification, in its own order."""
+    import simple_icd_10_cm as icd
+
+    # A block that holds a single category has its name (`B20`), so the package lists the name twice; blocks of blocks
+    # (`T07-T88`) have no children there.
+    codes = (code for code in dict.fromkeys(icd.get_all_codes()) if icd.is_category_or_subcategory(code))
+    codes = (code for code in codes if icd.is_leaf(code))
+    return tuple(_with_twins(_read_entry(code) for code in codes))
+
+
+def _read_entry(code: str) -> Entry:
+    import simple_icd_10_cm as icd
+
+    ancestors = icd.get_ancestors(code)
+    *_, block, chapter = ancestors
+    parent, text = ancestors[0], icd.get_description(code)
+    parent_text = icd.get_description(parent, prioritize_blocks=parent == block)
+    extension = None
+    if icd.is_extended_subcategory(code):
+        # The package joins the notes under a seventh character to its meaning with a slash: they are not its name.
+        extension = text.removeprefix(f"{parent_text}, ").partition("/")[0]
+        text = f"{parent_text}, {extension}"
+    return Entry(
+        code=code,
+        text=text,
+        chapter=int(chapter),
+        block=_CODE_RANGE.sub("", icd.get_description(block, prioritize_blocks=True)),
+        category=code[:3],
+        parent=parent,
+        parent_text=parent_text,
+        extension=extension,
+    )
+
+
+def _with_twins(entries: Iterable[Entry]) -> list[Entry]:
+    """Finds the pairs whose texts are the same but for the side and whose codes are the same but for one character.
+
+    The words alone would also find a foreign body accidentally left in the body.
+    """
+    entries = list(entries)
+    code_of = {(entry.category, entry.text): entry.code for entry in entries}
+    return [_with_twin(entry, code_of) for entry in entries]
+
+
+def _with_twin(entry: Entry, code_of: dict[tuple[str, str], str]) -> Entry:
+    sides = {word.lower() for word in _SIDE.findall(entry.text)}
+    mirrored = _SIDE.sub(lambda match: _OTHER_SIDE[match[0]], entry.text)
+    twin = code_of.get((entry.category, mirrored))
+    if len(sides) != 1 or twin is None or _distance(twin, entry.code) != 1:
+        return entry
+    return replace(entry, side=sides.pop(), twin=twin)
+
+
+def _distance(left: str, right: str) -> int:
+    """Number of positions in which two codes differ; codes of different lengths differ in all of them."""
+    return sum(a != b for a, b in zip(left, right, strict=True)) if len(left) == len(right) else len(left)
