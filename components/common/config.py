@@ -150,7 +150,7 @@ def validate(kind: type[ConfigT], values: Any, section: str, where: str) -> Conf
 
 def _describe(problem: Any, kind: type[BaseModel], section: str) -> str:
     path = [str(part) for part in problem["loc"]]
-    name = ".".join([section, *path])
+    name = ".".join(part for part in [section, *path] if part)
     if problem["type"] == "extra_forbidden":
         return f"{name}: unknown field ({_suggest(path[-1], _fields_at(kind, path[:-1]))})"
     value = problem.get("input")

@@ -12,7 +12,7 @@ from components.data.records import Conversation, Document, Message, Preference,
 def fingerprint(record: Record) -> bytes:
     """Hashes a record's text: equal for records that say the same, whatever their other columns.
 
-    Whitespace around a document or a turn makes no difference.
+    Whitespace around a document makes no difference, nor around a turn, where `normalise` has removed it.
 
     Returns:
         16 bytes, the same on every machine and in every version of Python.

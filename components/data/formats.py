@@ -136,7 +136,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
         raise UserError("reading parquet needs pyarrow", where=str(path), hint="install rlhf-stack[train]") from error
     number = 0
     try:
-        with parquet.ParquetFile(path) as file:
+        with parquet.ParquetFile(path, pre_buffer=False) as file:  # pre-buffered, the whole file is held in memory
             for batch in file.iter_batches(batch_size=1024):
                 for value in batch.to_pylist():
                     number += 1

@@ -1,4 +1,4 @@
-"""A PEFT LoRA adapter as it lies in its folder: which module gets which B·A, at which scale, and what is replaced whole.
+"""A PEFT LoRA adapter as it lies in its folder: which weight gets which B·A at which scale, what is replaced whole.
 
 Only what is known to be a plain LoRA passes. A field that is not known and is set may change the mathematics, so it is
 refused by name and not ignored.
@@ -22,7 +22,16 @@ PREFIX = "base_model.model."
 FLOATS = ("F32", "F16", "BF16")
 TaskType = Literal["CAUSAL_LM", "SEQ_CLS"]
 
-_READ = {"peft_type", "task_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "init_lora_weights"}
+_READ = {
+    "peft_type",
+    "task_type",
+    "r",
+    "lora_alpha",
+    "use_rslora",
+    "rank_pattern",
+    "alpha_pattern",
+    "init_lora_weights",
+}
 # Where the adapter came from, which modules it was put on, how it was trained: nothing that a merge would compute with.
 _HARMLESS = {
     "auto_mapping",
@@ -75,7 +84,8 @@ class Adapter:
     @property
     def tensors(self) -> list[Tensor]:
         """All of its tensors."""
-        return [tensor for lora in self.loras.values() for tensor in (lora.a, lora.b)] + list(self.replacements.values())
+        factors = [tensor for lora in self.loras.values() for tensor in (lora.a, lora.b)]
+        return [*factors, *self.replacements.values()]
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -95,7 +105,7 @@ def read_adapter(folder: Path) -> Adapter:
     replacements: dict[str, Tensor] = {}
     for tensor in tensors:
         if tensor.dtype not in FLOATS:
-            raise UserError(f"{tensor.name} is of type {tensor.dtype}, not one of {', '.join(FLOATS)}", where=str(weights))
+            raise UserError(f"{tensor.name} is of type {tensor.dtype}, not {' or '.join(FLOATS)}", where=str(weights))
         module, name, factor = _split(tensor, weights)
         if factor:
             factors.setdefault(module, {})[factor] = tensor
@@ -130,7 +140,7 @@ def _check(config: Mapping[str, Any], where: str) -> TaskType:
     init = config.get("init_lora_weights", True)
     if init not in _INITS_ON_THE_PLAIN_BASE:
         raise UserError(
-            f"init_lora_weights={init!r} is not known to leave the base's weights alone, so B·A may be no update of this base",
+            f"init_lora_weights={init!r} may have changed the base's weights, so that B·A is no update of this base",
             where=where,
             hint="convert the adapter with PEFT's path_initial_model_for_weight_conversion",
         )

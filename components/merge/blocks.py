@@ -142,7 +142,9 @@ def _not_finite(block: Block) -> RlhfError:
     values: Float32 = _scratch.get("values", block.end - block.begin, np.float32)
     _read_float32(source, block.begin, values)
     if not fits(values, "F32"):
-        return InputError(f"{source.name} holds NaN or infinity", where=str(source.path), hint="give a sound base model")
+        return InputError(
+            f"{source.name} holds NaN or infinity", where=str(source.path), hint="give a sound base model"
+        )
     return UserError(
         f"{target.name} has a value that is too large for {target.dtype}",
         where=str(source.path),

@@ -36,6 +36,9 @@ class Engine:
             stdout=subprocess.PIPE,
             env={**os.environ, **_ONE_BLAS_THREAD, "PYTHONPATH": path},
         )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._requests, self._answers = self._process.stdin, self._process.stdout
 
     def check_finite(self, tensors: Sequence[Tensor]) -> None:
         """Looks for NaN and infinity.
@@ -57,17 +60,18 @@ class Engine:
     def __enter__(self) -> Engine:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind:
             self._process.kill()
         self._process.communicate()  # closes its input, which ends it
 
     def _ask(self, verb: str, items: Sequence[Any]) -> None:
-        assert self._process.stdin and self._process.stdout
         try:
-            pickle.dump((verb, list(items)), self._process.stdin)
-            self._process.stdin.flush()
-            answer = pickle.load(self._process.stdout)
+            pickle.dump((verb, list(items)), self._requests)
+            self._requests.flush()
+            answer = pickle.load(self._answers)
         except (EOFError, BrokenPipeError, pickle.UnpicklingError) as error:
             code = self._process.wait()
             reason = f"signal {-code}" if code < 0 else f"exit code {code}"

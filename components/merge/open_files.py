@@ -27,7 +27,7 @@ class OpenFiles:
         Raises:
             InputError: The file ends before.
         """
-        view = memoryview(out).cast("B")
+        view = out.data.cast("B")
         position = tensor.offset + begin * DTYPE_SIZE[tensor.dtype]
         while view:
             got = os.preadv(self._handle(tensor.path, os.O_RDONLY), [view], position)
@@ -41,7 +41,7 @@ class OpenFiles:
         Raises:
             UserError: The disk or the quota is full.
         """
-        view = memoryview(values).cast("B")
+        view = values.data.cast("B")
         position = tensor.offset + begin * DTYPE_SIZE[tensor.dtype]
         while view:
             try:

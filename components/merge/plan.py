@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from components.common.errors import InputError, UserError
 from components.merge.adapter import FLOATS, PREFIX, Adapter, Lora

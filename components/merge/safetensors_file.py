@@ -121,7 +121,7 @@ def create(path: Path, metadata: Mapping[str, str], layouts: Sequence[Layout]) -
     with path.open("xb") as file:
         file.write(_LENGTH.pack(len(header)) + header)
         file.truncate(data + position)
-    return tuple(Tensor(layout.name, layout.dtype, layout.shape, path, data + begins[layout.name]) for layout in layouts)
+    return tuple(Tensor(item.name, item.dtype, item.shape, path, data + begins[item.name]) for item in layouts)
 
 
 def _tensor(path: Path, data: int, name: str, fields: Mapping[str, Any]) -> Tensor:

@@ -1,0 +1,137 @@
+"""`python -m components.prepare`: resolves a configuration, brings base model and sources into the store."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any
+
+import yaml
+
+from components.common.entry import guarded, run_plan
+from components.common.errors import UserError
+from components.common.logs import say
+from components.common.stage import Plan, make_plan
+from components.common.store import open_store
+from components.data.records import TASKS
+from components.data.sources import with_digests
+from components.prepare.config import BASE, SOURCES, RunConfig
+from components.prepare.resolve import Request, resolve
+
+SCRATCH = "scratch"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the prepare step from the command line; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    return guarded(lambda: _main(arguments))
+
+
+def _main(arguments: argparse.Namespace) -> int:
+    request = Request(
+        arguments.preset, arguments.config, arguments.overrides, arguments.model, arguments.data, arguments.seed
+    )
+    config = resolve(request)
+    fields = config.model_dump(mode="json")
+    fields["data"] = bring_sources(config, fields, arguments.output)
+    check_sources(config, fields["data"])
+    fields["model"]["source"] = bring_base(config, fields, arguments.output)
+    store = open_store(arguments.output)
+    path = f"runs/{arguments.run_id}/config.yaml"
+    store.write(path, yaml.safe_dump(fields, sort_keys=False, allow_unicode=True).encode())
+    say("prepare", f"configuration: {store.root}/{path}")
+    return 0
+
+
+def bring_sources(config: RunConfig, fields: dict[str, Any], output: str) -> dict[str, Any]:
+    """Makes the sources that are built, and names the content of all.
+
+    Returns:
+        The resolved `data` section.
+    """
+    data = dict(fields["data"])
+    missing = [task for task in TASKS if getattr(config, task).enabled and not data[task]["sources"]]
+    if config.data.builder is not None and (missing or config.model.source == SCRATCH):
+        data["builder"] = {**data["builder"], "versions": _versions(config.data.builder.packages)}
+        plan = make_plan(SOURCES, {"seed": config.seed, "data": data}, "configuration", {}, output)
+        _make(plan, "components.prepare.sources")
+        for task in missing:
+            if (plan.store.fetch(plan.prefix) / task).exists():
+                data[task] = {**data[task], "sources": [{"path": f"{plan.uri}/{task}"}]}
+        fields["sources"] = plan.uri
+    for task in TASKS:
+        if data[task]["sources"]:
+            data[task] = with_digests(data[task])
+    return data
+
+
+def check_sources(config: RunConfig, data: dict[str, Any]) -> None:
+    """Refuses a run in which an enabled stage has no data.
+
+    Raises:
+        UserError: Naming all of them.
+    """
+    missing = [task for task in TASKS if getattr(config, task).enabled and not data[task]["sources"]]
+    if missing:
+        raise UserError(
+            f"no data for {', '.join(missing)}",
+            where="data",
+            hint=f"set data.{missing[0]}.sources=[PATH], or {missing[0]}.enabled=false",
+        )
+
+
+def bring_base(config: RunConfig, fields: dict[str, Any], output: str) -> str:
+    """Brings the base model into the store.
+
+    Returns:
+        Its URI.
+    """
+    from components.prepare.base import source_digest
+
+    scratch = config.model.source == SCRATCH
+    model = {**fields["model"], "digest": source_digest(config.model.source)}
+    sources = fields.pop("sources", None)
+    inputs = {"sources": sources} if scratch and sources else {}
+    spec = dataclasses.replace(BASE, seeded=scratch)
+    plan = make_plan(spec, {"seed": config.seed, "model": model}, "configuration", inputs, output)
+    _make(plan, "components.prepare.base")
+    return plan.uri
+
+
+def _make(plan: Plan[Any], module: str) -> None:
+    if plan.finished():
+        say(plan.spec.name, f"finished before: {plan.uri}")
+        return
+    from importlib import import_module
+
+    run_plan(plan, import_module(module).run)
+
+
+def _versions(packages: Sequence[str]) -> dict[str, str]:
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError as error:
+            raise UserError("is not installed", where=package, hint="pip install 'rlhf-stack[examples]'") from error
+    return versions
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m components.prepare", description=__doc__)
+    parser.add_argument("--output", required=True, metavar="URI", help="store root")
+    parser.add_argument("--run-id", required=True, help="name of the run below runs/")
+    parser.add_argument("--preset", default="tiny-cpu", help="name of a preset, or a YAML file")
+    parser.add_argument("--config", default="", help="YAML text or file, laid over the preset")
+    parser.add_argument("--overrides", default="", help="lines section.field=value, laid over both")
+    parser.add_argument("--model", default="", help="base model: folder, artifact URI, hub name, .gguf, or scratch")
+    parser.add_argument("--data", default="", help="folder with pretrain, sft, reward and rl files or folders")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

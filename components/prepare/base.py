@@ -1,0 +1,128 @@
+"""Bringing a base model into the store: from a folder, the hub, a GGUF file, or made from scratch."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from components.common.artifacts import hash_file
+from components.common.entry import run_plan
+from components.common.errors import InputError, UserError
+from components.common.logs import say
+from components.common.stage import Job, Result, find_input
+from components.common.store import local_path
+from components.common.tokenizer import prepare_tokenizer, tokenizer_identity
+from components.prepare.config import ModelConfig
+
+SCRATCH = "scratch"
+PACKAGE = "package:"
+WEIGHTS = (".safetensors", ".safetensors.index.json")
+
+
+def source_digest(source: str) -> str:
+    """Hash of a base model's content, by which its artifact is known.
+
+    Raises:
+        UserError: A package is not installed.
+        InputError: There is no such folder or file.
+    """
+    if source == SCRATCH:
+        return ""  # its settings and the sources it is trained on say all
+    file = gguf_file(source)
+    if file is not None:
+        return f"sha256:{hash_file(file)}"
+    if local_path(source).exists() or "/artifacts/" in source:
+        return find_input("model", source, ("model",)).digest
+    return f"hub:{_revision(source)}"
+
+
+def gguf_file(source: str) -> Path | None:
+    """The GGUF file that a source names, inside an installed package or by path; None if it names none."""
+    if source.startswith(PACKAGE):
+        package, _, name = source.removeprefix(PACKAGE).partition("/")
+        # Importing it may need more than is installed; its place is enough.
+        found = importlib.util.find_spec(package)
+        if found is None or not found.submodule_search_locations:
+            raise UserError("is not installed", where=source, hint=f"pip install --no-deps {package.replace('_', '-')}")
+        return Path(found.submodule_search_locations[0]) / name
+    return local_path(source) if source.endswith(".gguf") else None
+
+
+def run(job: Job[ModelConfig]) -> Result:
+    """Writes the base model's folder: weights as safetensors, tokenizer with a chat template and a pad token."""
+    source = job.config.source
+    if source == SCRATCH:
+        from components.prepare.scratch import make
+
+        return make(job)
+    file = gguf_file(source)
+    if file is not None:
+        model, tokenizer = _load(file.parent, job.config, gguf_file=file.name)
+    elif local_path(source).exists() or "/artifacts/" in source:
+        model, tokenizer = _load(find_input("model", source, ("model",)).folder, job.config)
+    else:
+        model, tokenizer = _load(_download(source), job.config)
+    return _save(job, model, tokenizer)
+
+
+def _load(folder: Path, config: ModelConfig, **kwargs: Any) -> tuple[Any, Any]:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    dtype = "auto" if config.dtype == "keep" else getattr(torch, config.dtype)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **kwargs)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **kwargs)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise InputError(f"cannot be loaded: {error}", where=config.source) from error
+    return model, tokenizer
+
+
+def _save(job: Job[ModelConfig], model: Any, tokenizer: Any) -> Result:
+    import torch
+
+    tokenizer = prepare_tokenizer(tokenizer, job.config.chat_template)
+    rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise InputError(
+            f"the tokenizer has {len(tokenizer)} tokens, the embedding {rows} rows", where=job.config.source
+        )
+    overflowing = [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]
+    if overflowing:
+        raise InputError(
+            f"{overflowing[0]} has weights that are not finite in {model.dtype}",
+            where=job.config.source,
+            hint="set model.dtype=float32",
+        )
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(job.out)
+    tokenizer.save_pretrained(job.out)
+    parameters = sum(weight.numel() for weight in model.parameters())
+    say(job.name, f"{job.config.source}: {parameters / 1e6:.1f} M parameters in {model.dtype}")
+    return Result("model", {"parameters": parameters}, tokenizer_identity(tokenizer))
+
+
+def _revision(name: str) -> str:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    try:
+        return str(HfApi().model_info(name).sha)
+    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
+        raise InputError(
+            f"neither a local folder nor a model that the hub gives us: {type(error).__name__}",
+            where=name,
+            hint="give a folder, an artifact URI or a hub name; set HF_TOKEN for a gated model",
+        ) from error
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+    return Path(snapshot_download(name, allow_patterns=patterns))
+
+
+__all__ = ["gguf_file", "run", "run_plan", "source_digest"]

@@ -1,0 +1,78 @@
+"""The whole configuration of a run, and the contracts of what prepare makes: sources and a base model."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from components.common.config import Config, Neutral
+from components.common.stage import InputSpec, StageSpec
+from components.data.config import Builder, DataConfig
+from components.evaluate.config import EvaluateConfig
+from components.launcher.config import LauncherConfig
+from components.merge.config import MergeConfig
+from components.pretrain.config import PretrainConfig
+from components.reward.config import RewardConfig
+from components.rl.config import RlConfig
+from components.sft.config import SftConfig
+
+
+class ScratchModel(Config):
+    """A small llama with its own tokenizer, trained on the example's base documents."""
+
+    vocab_size: int = Field(1024, ge=300)
+    hidden_size: int = Field(128, ge=8)
+    intermediate_size: int = Field(384, ge=8)
+    num_hidden_layers: int = Field(4, ge=1)
+    num_attention_heads: int = Field(4, ge=1)
+    max_position_embeddings: int = Field(512, ge=16)
+    max_length: int = Field(256, ge=8, description="tokens in a packed row of its training")
+    heldout: float = Field(0.02, gt=0, lt=1)
+    train: PretrainConfig = PretrainConfig(lora=None, init="scratch", learning_rate=2e-3)
+
+    @model_validator(mode="after")
+    def _check(self) -> ScratchModel:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError("hidden_size must be a multiple of num_attention_heads")
+        if self.train.lora is not None or self.train.init != "scratch":
+            raise ValueError("train needs lora: null and init: scratch")
+        return self
+
+
+class ModelConfig(Config):
+    """The base model."""
+
+    source: Annotated[str, Neutral()] = Field(
+        "scratch",
+        description="scratch, a folder, an artifact URI, a hub name, a .gguf file, or package:NAME/FILE.gguf",
+    )
+    digest: str = Field("", description="hash of the source's content; filled in when the configuration is resolved")
+    chat_template: str | None = Field(None, description="jinja text that replaces the tokenizer's own template")
+    dtype: Literal["keep", "float16", "float32"] = Field("keep", description="type in which the base is stored")
+    scratch: ScratchModel = ScratchModel()
+
+
+class RunConfig(Config):
+    """Everything a run is told. Each step reads its own section."""
+
+    seed: int = 0
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    sft: SftConfig = SftConfig()
+    reward: RewardConfig = RewardConfig()
+    rl: RlConfig = RlConfig()
+    merge: MergeConfig = MergeConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    launcher: LauncherConfig = LauncherConfig()
+
+
+SOURCES = StageSpec(name="source", result_version=1, config=Builder, inputs={}, section="data.builder")
+BASE = StageSpec(
+    name="base",
+    result_version=1,
+    config=ModelConfig,
+    inputs={"sources": InputSpec(("source",), required=False)},
+    section="model",
+)

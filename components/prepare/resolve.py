@@ -1,0 +1,111 @@
+"""Defaults < preset < file < parameters: one checked configuration for all steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from components.common.config import (
+    check_sections,
+    load_yaml,
+    merge_configs,
+    parse_overrides,
+    read_config_file,
+    validate,
+)
+from components.common.errors import UserError
+from components.common.store import local_path
+from components.data.records import TASKS
+from components.prepare.config import RunConfig
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asked for: the parameters of the pipeline.
+
+    Attributes:
+        preset: Name of a preset, or a path.
+        config: YAML text, or a path.
+        overrides: Lines `section.field=value`.
+        model: The base model, if not the preset's.
+        data: A folder with a file or folder for each stage, if not the preset's.
+        seed: Of everything random.
+    """
+
+    preset: str
+    config: str = ""
+    overrides: str = ""
+    model: str = ""
+    data: str = ""
+    seed: int = 0
+
+
+def resolve(request: Request) -> RunConfig:
+    """Lays the layers over each other and checks the result.
+
+    Raises:
+        UserError: All mistakes in one line.
+    """
+    layers: list[dict[str, Any]] = [read_preset(request.preset)]
+    if request.config:
+        text = request.config
+        layers.append(load_yaml(text, "config") if ":" in text and "\n" in text else _config_file(text))
+    layers.append(parse_overrides(_lines(request.overrides)))
+    for layer, name in zip(layers, (f"preset {request.preset}", request.config or "config", "overrides"), strict=False):
+        check_sections(layer, name if "\n" not in name else "config")
+    parameters: dict[str, Any] = {"seed": request.seed}
+    if request.model:
+        parameters["model"] = {"source": request.model}
+    if request.data:
+        parameters["data"] = {"builder": None, **_data_folder(request.data)}
+    return validate(RunConfig, merge_configs(*layers, parameters), "", "configuration")
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """Reads a preset by name, or a file by path.
+
+    Raises:
+        UserError: There is no such preset.
+    """
+    if "/" in name or name.endswith((".yaml", ".yml")):
+        return read_config_file(local_path(name))
+    folder = resources.files("pipelines.presets")
+    found = folder / f"{name}.yaml"
+    if not found.is_file():
+        raise UserError(f"there is no preset {name!r}", where="preset", hint=f"presets: {', '.join(presets())}")
+    return load_yaml(found.read_text(encoding="utf-8"), f"preset {name}")
+
+
+def presets() -> list[str]:
+    """Names of the presets that come with the package."""
+    names = (path.name for path in resources.files("pipelines.presets").iterdir())
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+
+
+def _config_file(text: str) -> dict[str, Any]:
+    path = local_path(text)
+    if path.is_file():
+        return read_config_file(path)
+    if ":" in text:  # one line of YAML
+        return load_yaml(text, "config")
+    raise UserError("no such file", where=text, hint="give YAML text or the path of a YAML file")
+
+
+def _lines(overrides: str) -> Sequence[str]:
+    return [line for line in overrides.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+
+
+def _data_folder(data: str) -> dict[str, Any]:
+    """Finds each stage's sources below a folder by name: `sft/`, `sft.jsonl` and the like."""
+    folder = local_path(data) if "/artifacts/" not in data else Path(data)
+    if not folder.is_dir():
+        raise UserError("no such folder", where=data, hint=f"give a folder with {', '.join(TASKS)} files or folders")
+    found = {task: sorted(str(path) for path in folder.iterdir() if path.name.split(".")[0] == task) for task in TASKS}
+    if not any(found.values()):
+        raise UserError(
+            "holds no data by name", where=data, hint=f"name its files or folders {', '.join(TASKS)}, e.g. sft.jsonl"
+        )
+    return {task: {"sources": paths} for task, paths in found.items()}
