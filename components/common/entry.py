@@ -61,6 +61,19 @@ def guarded(main: Callable[[], int]) -> int:
         return _fail(RlhfError(f"{type(error).__name__}: {error}", hint="this is a bug: please report the traceback"))
 
 
+def quiet_libraries() -> None:
+    """Settings that libraries read when they are imported: no telemetry, no hub, no bars for every file."""
+    for name, value in {
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TOKENIZERS_PARALLELISM": "true",
+        "TQDM_DISABLE": "1",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
 def _main(spec: StageSpec[ConfigT], load_run: Callable[[], Run], arguments: argparse.Namespace) -> int:
     config = merge_configs(read_config_file(arguments.config), parse_overrides(arguments.set))
     plan = make_plan(spec, config, str(arguments.config), dict(arguments.input), arguments.output)
@@ -69,6 +82,7 @@ def _main(spec: StageSpec[ConfigT], load_run: Callable[[], Run], arguments: argp
         return 0
     if arguments.nproc > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
         return _torchrun(spec.name, arguments.nproc)
+    quiet_libraries()
     run_plan(plan, load_run())
     return 0
 

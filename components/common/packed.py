@@ -15,7 +15,7 @@ from trl import SFTConfig, SFTTrainer
 from components.common.curves import Curves
 from components.common.device import DevicePolicy
 from components.common.stage import Job
-from components.common.trainer import StageCallback, trainer_arguments
+from components.common.trainer import StageCallback, start_training, trainer_arguments
 from components.data.table import TokenTable
 
 
@@ -45,7 +45,7 @@ def train_packed(job: Job[Any], model: Any, tokenizer: Any, table: TokenTable, p
             processing_class=tokenizer,
             callbacks=[StageCallback(job, curves)],
         )
-        trainer.train()
+        start_training(trainer)
 
 
 def packed_dataset(table: TokenTable) -> Dataset:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import TrainerCallback, set_seed
+from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from components.common import distributed
 from components.common.curves import Curves
@@ -82,6 +82,12 @@ def trainer_arguments(job: Job[Any], policy: DevicePolicy) -> dict[str, Any]:
 def seed_everything(seed: int) -> None:
     """Seeds Python, numpy and torch, before anything random is built."""
     set_seed(seed)
+
+
+def start_training(trainer: Any) -> None:
+    """Trains, with our lines in place of the trainer's own."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
 
 
 class StageCallback(TrainerCallback):  # type: ignore[misc]

@@ -10,7 +10,7 @@ from components.data.records import Conversation, Document, Message, Preference,
 
 
 def fingerprint(record: Record) -> bytes:
-    """Hashes a record's text: equal for records that say the same, whatever their other columns.
+    """Hashes a record's text: equal for records of one kind that say the same, whatever their other columns.
 
     Whitespace around a document makes no difference, nor around a turn, where `normalise` has removed it.
 
@@ -50,8 +50,8 @@ def _encode(text: str) -> bytes:
 class FingerprintSet:
     """A set of fingerprints in one array: 11 to 21 bytes for each, where a `set` of them needs about a hundred.
 
-    It keeps 64 bits of each, so that of n different ones about n²/2⁶⁵ are taken for repeated: one record in 3000
-    runs of a hundred million. Open addressing with linear probing, at most three quarters full.
+    It keeps 64 bits of each, so that of n different ones about n²/2⁶⁵ are taken for repeated: of a hundred million
+    one record in 3700 runs. Open addressing with linear probing, at most three quarters full.
     """
 
     def __init__(self) -> None:

@@ -28,7 +28,7 @@ from components.common.models import (
 )
 from components.common.stage import Job, Result
 from components.common.tokenizer import load_tokenizer
-from components.common.trainer import StageCallback, seed_everything, trainer_arguments
+from components.common.trainer import StageCallback, seed_everything, start_training, trainer_arguments
 from components.data.table import TokenTable, write_jsonl
 from components.reward.config import RewardConfig
 from components.reward.parity import save_parity
@@ -100,7 +100,7 @@ def train(job: Job[RewardConfig], model: CausalLM, data: Data) -> None:
             processing_class=model.tokenizer,
             callbacks=[StageCallback(job, curves)],
         )
-        trainer.train()
+        start_training(trainer)
 
 
 def evaluate(job: Job[RewardConfig], model: CausalLM, data: Data) -> PairScores:

@@ -369,8 +369,11 @@ def test_a_row_of_no_form_is_an_error_that_names_the_forms(task: Task, value: An
 
 
 COLUMNS = st.sampled_from(
-    "text content messages conversations instruction input output prompt completion question answer chosen rejected"
-    " response_chosen response_rejected system history margin reference id".split()
+    [
+        *("text", "content", "messages", "conversations", "system", "history", "margin", "reference", "id"),
+        *("instruction", "input", "output", "prompt", "completion", "question", "answer"),
+        *("chosen", "rejected", "response_chosen", "response_rejected"),
+    ]
 )
 TEXTS = st.one_of(
     st.sampled_from(["", " ", "Hi", "\n\nHuman: Hi\n\nAssistant: a"]), st.text(max_size=5), st.just("\ud800")

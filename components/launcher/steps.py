@@ -1,0 +1,218 @@
+"""What the pipeline's components call: each function runs one step of a run and says where its result is."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from components.common.artifacts import Manifest, find_manifest
+from components.common.config import load_yaml
+from components.common.logs import say
+from components.common.stage import Plan, StageSpec, find_input, make_plan, split_uri
+from components.common.store import open_store
+from components.launcher.config import LauncherConfig
+from components.launcher.process import run_module
+from components.launcher.record import Recorder, Run
+from components.launcher.summary import headline
+
+GPU_STAGES = ("pretrain", "sft", "reward", "rl", "evaluate")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A step's result.
+
+    Attributes:
+        uri: Its artifact, or what it passes on.
+        metrics: What its manifest records.
+        metadata: Kind, stage, key and digest, for a pipeline's artifact.
+    """
+
+    uri: str
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def register(self, artifact: Any, metrics: Any = None) -> str:
+        """Fills a pipeline step's output artifacts, for lineage and for people.
+
+        Args:
+            artifact: A `dsl.Output`; it gets the URI, nothing is copied.
+            metrics: A `dsl.Output[dsl.Metrics]`.
+
+        Returns:
+            The URI, which is what later steps are given.
+        """
+        artifact.uri = self.uri
+        artifact.metadata.update(self.metadata)
+        for name, value in sorted(flat(self.metrics).items()) if metrics is not None else ():
+            metrics.log_metric(name, value)
+        return self.uri
+
+
+def flat(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """Numbers of nested metrics under dotted names."""
+    found: dict[str, float] = {}
+    for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}.")
+        elif isinstance(value, (int, float)):
+            found[f"{prefix}{name}"] = float(value)
+    return found
+
+
+def prepare(**parameters: Any) -> tuple[str, str]:
+    """Resolves a run's configuration and brings its base model into the store.
+
+    Args:
+        parameters: The pipeline's parameters.
+
+    Returns:
+        URI of the resolved configuration and URI of the base model.
+    """
+    run = Run(open_store(os.environ.get("RLHF_STORE", "rlhf-store")), os.environ.get("RLHF_RUN_ID", "by-hand"))
+    with run.recording("prepare", "prepare") as recorder:
+        arguments = [f"--{name}={value}" for name, value in parameters.items()]
+        run_module(
+            "components.prepare",
+            ["--output", run.store.root, "--run-id", run.run_id, *arguments],
+            # The base may have to come from the hub, or be trained.
+            {"OMP_NUM_THREADS": str(os.cpu_count() or 1)},
+        )
+        base = str(_config(run)["model"]["source"])
+        recorder.close("done", uri=base)
+        say("prepare", f"✓ {_duration(recorder)}")
+    return run.config_uri, base
+
+
+def data(config: str, model: str) -> dict[str, str]:
+    """Makes the dataset of every stage that is on.
+
+    Returns:
+        URI of each stage's dataset by the stage's name; empty for a stage that is off.
+    """
+    from components.data.config import SPECS
+
+    run = Run.of_config(config)
+    settings = _config(run)
+    with run.recording("data", "data") as recorder:
+        wanted = [task for task in SPECS if settings[task]["enabled"]]
+        plans = {task: make_plan(SPECS[task], settings, config, {"model": model}, run.store.root) for task in wanted}
+        reused = all(plan.finished() for plan in plans.values())
+        if not reused:
+            arguments = ["--config", config, "--output", run.store.root, "--input", f"model={model}"]
+            run_module("components.data", arguments, {})
+        uris: dict[str, str] = {task: plan.uri for task, plan in plans.items()}
+        recorder.close("reused" if reused else "done", uri=" ".join(uris.values()))
+        say("data", f"✓ {_duration(recorder)}")
+    return {task: uris.get(task, "") for task in SPECS}
+
+
+def stage(name: str, config: str, inputs: Mapping[str, str]) -> Finished:
+    """Runs a stage, unless its result is already there or the configuration switches it off.
+
+    Args:
+        name: The stage.
+        config: URI of the run's configuration.
+        inputs: URI of each input; an empty one is left out.
+    """
+    run = Run.of_config(config)
+    settings = _config(run)
+    with run.recording(name, name) as recorder:
+        if not settings[name].get("enabled", True):
+            recorder.close("off", uri=inputs["model"])
+            say(name, "✓ off")
+            return Finished(inputs["model"])
+        return _run(name, name, run, settings, inputs, recorder)
+
+
+def merge(config: str, base: str, adapter: str, of: str) -> Finished:
+    """Merges a stage's adapter into its base; what is no adapter (of a stage that is off, a full model) passes through.
+
+    Args:
+        config: URI of the run's configuration.
+        base: URI of the model the adapter was trained on.
+        adapter: URI of the stage's result.
+        of: Name of the stage.
+    """
+    run = Run.of_config(config)
+    step = f"merge-{of}"
+    with run.recording(step, "merge") as recorder:
+        if adapter == base or find_input("adapter", adapter, ("adapter", "model")).kind == "model":
+            recorder.close("off", uri=adapter)
+            say(step, "✓ nothing to merge")
+            return Finished(adapter)
+        return _run("merge", step, run, _config(run), {"base": base, "adapter": adapter}, recorder)
+
+
+def report(config: str, page: str = "") -> str:
+    """Writes the run's report.
+
+    Args:
+        config: URI of the run's configuration.
+        page: Local path for a copy, where a pipeline's UI looks for it.
+
+    Returns:
+        Where it is.
+    """
+    run = Run.of_config(config)
+    with run.recording("report", "report") as recorder:
+        run_module("components.report", ["--config", config], {})
+        uri = f"{run.store.root}/runs/{run.run_id}/report/index.html"
+        if page:
+            Path(page).parent.mkdir(parents=True, exist_ok=True)
+            Path(page).write_bytes(run.store.read(f"runs/{run.run_id}/report/index.html"))
+        recorder.close("done", uri=uri)
+        say("report", f"✓ {uri}")
+    return uri
+
+
+def _run(
+    name: str, step: str, run: Run, settings: dict[str, Any], inputs: Mapping[str, str], recorder: Recorder
+) -> Finished:
+    spec: StageSpec[Any] = importlib.import_module(f"components.{name}.config").SPEC
+    given = {input_name: uri for input_name, uri in inputs.items() if uri}
+    plan = make_plan(spec, settings, run.config_uri, given, run.store.root)
+    manifest = plan.finished()
+    made_path = f"work/{plan.spec.name}/{plan.key}/made.json"
+    if manifest is not None:
+        made = json.loads(run.store.read(made_path)) if run.store.exists(made_path) else {}
+        recorder.close("reused", uri=plan.uri, made_in=made.get("seconds", 0.0))
+        say(step, f"✓ reused: {headline(name, manifest.metrics)}")
+        return _finished(plan, manifest)
+    launcher = LauncherConfig.model_validate(settings.get("launcher") or {})
+    processes = launcher.nproc_per_node if name in GPU_STAGES else 1
+    threads = launcher.omp_num_threads or max(1, (os.cpu_count() or 1) // processes)
+    arguments = ["--config", run.config_uri, "--output", plan.uri, "--nproc", str(processes)]
+    for input_name, uri in given.items():
+        arguments += ["--input", f"{input_name}={uri}"]
+    began = time.time()
+    run_module(f"components.{name}", arguments, {"RLHF_RUN_ID": run.run_id, "OMP_NUM_THREADS": str(threads)})
+    manifest = find_manifest(plan.store, plan.prefix)
+    assert manifest is not None, f"{name} ended well without committing {plan.uri}"
+    run.store.write(made_path, json.dumps({"seconds": round(time.time() - began, 3), "run": run.run_id}).encode())
+    recorder.close("done", uri=plan.uri)
+    say(step, f"✓ {_duration(recorder)} {headline(name, manifest.metrics)}")
+    return _finished(plan, manifest)
+
+
+def _finished(plan: Plan[Any], manifest: Manifest) -> Finished:
+    metadata = {"kind": manifest.kind, "stage": manifest.stage, "key": manifest.key, "digest": manifest.digest}
+    return Finished(plan.uri, manifest.metrics, metadata)
+
+
+def _config(run: Run) -> dict[str, Any]:
+    path = f"runs/{run.run_id}/config.yaml"
+    return load_yaml(run.store.read(path).decode(), f"{run.store.root}/{path}")
+
+
+def _duration(recorder: Recorder) -> str:
+    return f"{recorder.record.seconds:.1f} s"
+
+
+__all__ = ["Finished", "data", "merge", "prepare", "report", "split_uri", "stage"]
