@@ -10,7 +10,7 @@ from components.images import LAUNCHER
 @dsl.component(base_image=LAUNCHER, install_kfp_package=False)
 def data(config: str, model: str) -> NamedTuple(
     "Datasets", [("pretrain", str), ("sft", str), ("reward", str), ("rl", str)]
-):  # type: ignore[valid-type]
+):
     """Reads, normalises, splits, tokenises and packs the data of every stage.
 
     Args:

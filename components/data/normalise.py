@@ -6,46 +6,29 @@ A row of no known form is a mistake in the choice of data and an error; a row of
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from components.common.errors import UserError
 from components.data.columns import Fields, UnfitError, read_text
+from components.data.forms import (
+    ANSWERS,
+    ASKING,
+    HISTORY,
+    INPUTS,
+    MARGIN,
+    PAIRS,
+    PROMPTS,
+    QUESTIONS,
+    SYSTEMS,
+    TEXTS,
+    TURNS,
+    no_form,
+)
 from components.data.records import Conversation, Document, Message, Preference, Prompt, Record, Task
 from components.data.row import Row
 from components.data.turns import check_order, is_dialogue, make_turn, read_dialogue, read_turns
-
-# Where a row has several columns of a group, the first counts and the others stay columns.
-_TEXTS = ("text", "content")
-_TURNS = ("messages", "conversations")
-_QUESTIONS = ("instruction", "prompt", "question", "query")
-_INPUTS = ("input", "context")  # belong to an instruction
-_ANSWERS = ("output", "response", "completion", "answer")
-_SYSTEMS = ("system", "system_prompt")
-_MARGIN, _HISTORY = ("margin",), ("history",)
-_PAIRS = (("chosen", "rejected"), ("response_chosen", "response_rejected"))
-
-_ASKING = (*_QUESTIONS, *_TURNS)
-_PROMPTS = (*_ASKING, "text")
-
-_FORMS: Mapping[Task, str] = {
-    "pretrain": "text",
-    "sft": "messages | conversations | instruction, [input,] output | prompt, completion | question, answer"
-    " | query, response",
-    "reward": "prompt, chosen, rejected | chosen, rejected (conversations) | conversations, chosen, rejected"
-    " | instruction, [input,] chosen, rejected | question, response_chosen, response_rejected",
-    "rl": "prompt | messages | conversations | instruction, [input] | question | query | text",
-}
-_KNOWN: Mapping[Task, tuple[str, ...]] = {
-    "pretrain": _TEXTS,
-    "sft": (*_TURNS, *_QUESTIONS, *_INPUTS, *_ANSWERS, *_SYSTEMS),
-    "reward": (*_TURNS, *_QUESTIONS, *_INPUTS, *_SYSTEMS, *_PAIRS[0], *_PAIRS[1]),
-    "rl": (*_TURNS, *_QUESTIONS, *_INPUTS, *_SYSTEMS, "text"),
-}
-_SHOWN_COLUMNS = 12
 
 
 @dataclass(frozen=True)
@@ -95,12 +78,12 @@ def normalise(task: Task, row: Row) -> Record | Dropped:
     except RecursionError:
         return Dropped(row.where, "nested too deeply")
     if record is None:
-        raise _no_form(task, row.where, columns)
+        raise no_form(task, row.where, columns)
     return record
 
 
 def _pretrain(fields: Fields) -> Document | None:
-    name = fields.find(_TEXTS)
+    name = fields.find(TEXTS)
     if name is None:
         return None
     text = read_text(fields.take(name), name)
@@ -110,11 +93,11 @@ def _pretrain(fields: Fields) -> Document | None:
 
 
 def _sft(fields: Fields) -> Conversation | None:
-    name = fields.find(_TURNS)
+    name = fields.find(TURNS)
     if name:
         turns = read_turns(fields.take(name), name)
     else:
-        question, answer = fields.find(_QUESTIONS), fields.find(_ANSWERS)
+        question, answer = fields.find(QUESTIONS), fields.find(ANSWERS)
         if question is None or answer is None:
             return None
         turns = [*_read_question(fields, question), *_read_answer(fields.take(answer), answer)]
@@ -124,7 +107,7 @@ def _sft(fields: Fields) -> Conversation | None:
 
 
 def _reward(fields: Fields) -> Preference | None:
-    names = next((pair for pair in _PAIRS if all(fields.find((name,)) for name in pair)), None)
+    names = next((pair for pair in PAIRS if all(fields.find((name,)) for name in pair)), None)
     if names is None:
         return None
     before = _read_asking(fields)
@@ -136,21 +119,21 @@ def _reward(fields: Fields) -> Preference | None:
     if chosen[-1] == rejected[-1]:
         raise UnfitError("chosen and rejected are equal")
     prompt = tuple(_with_system(fields, chosen[:-1]))
-    margin = _read_margin(fields.take("margin")) if fields.find(_MARGIN) else None
+    margin = _read_margin(fields.take("margin")) if fields.find(MARGIN) else None
     return Preference(prompt, chosen[-1].content, rejected[-1].content, margin, fields.others())
 
 
 def _rl(fields: Fields) -> Prompt | None:
-    name = fields.find(_PROMPTS)
+    name = fields.find(PROMPTS)
     if name is None:
         return None
     turns = _read_asking(fields) if name != "text" else [make_turn("user", fields.take(name), name)]
     turns = _with_system(fields, turns)
     columns = fields.others()
-    answer = fields.find(_ANSWERS)
+    answer = fields.find(ANSWERS)
     if turns and turns[-1].role == "assistant":
         columns.setdefault("reference", turns.pop().content)
-    elif name in _QUESTIONS and answer:
+    elif name in QUESTIONS and answer:
         columns.setdefault("reference", columns[answer])
     check_order(turns, "user")
     return Prompt(tuple(turns), columns)
@@ -166,10 +149,10 @@ _TASKS: Mapping[Task, Callable[[Fields], Record | None]] = {
 
 def _read_asking(fields: Fields) -> list[Message]:
     """The turns before the answer, from a question or from turns; empty where there are neither."""
-    name = fields.find(_ASKING)
+    name = fields.find(ASKING)
     if name is None:
         return []
-    return _read_question(fields, name) if name in _QUESTIONS else read_turns(fields.take(name), name)
+    return _read_question(fields, name) if name in QUESTIONS else read_turns(fields.take(name), name)
 
 
 def _read_question(fields: Fields, name: str) -> list[Message]:
@@ -177,11 +160,11 @@ def _read_question(fields: Fields, name: str) -> list[Message]:
     if isinstance(value, list):
         return read_turns(value, name)
     turn = make_turn("user", value, name)
-    addition = fields.find(_INPUTS) if name == "instruction" else None
+    addition = fields.find(INPUTS) if name == "instruction" else None
     if addition:
         parts = (turn.content, read_text(fields.take(addition), addition).strip())
         turn = Message("user", "\n".join(part for part in parts if part))
-    history = _read_history(fields.take("history")) if fields.find(_HISTORY) else []
+    history = _read_history(fields.take("history")) if fields.find(HISTORY) else []
     return [*history, turn]
 
 
@@ -213,7 +196,7 @@ def _read_whole(before: list[Message], value: object, name: str) -> list[Message
 
 
 def _with_system(fields: Fields, turns: list[Message]) -> list[Message]:
-    name = fields.find(_SYSTEMS)
+    name = fields.find(SYSTEMS)
     system = make_turn("system", fields.take(name), name) if name else None
     if system is None or not system.content:
         return turns
@@ -237,24 +220,3 @@ def _read_margin(value: object) -> float | None:
     if math.isinf(margin):
         raise UnfitError("margin is not a finite number")
     return None if math.isnan(margin) else margin
-
-
-def _no_form(task: Task, where: str, columns: Mapping[str, Any]) -> UserError:
-    if task == "pretrain" and any(name in columns for name in (*_TURNS, *_QUESTIONS, "chosen")):
-        what, hint = (
-            "a conversation, and pretrain reads plain text",
-            "use it for sft, reward or rl, or give a column text",
-        )
-        return UserError(what, where=where, hint=hint)
-    shown = [name[:40] for name in list(columns)[:_SHOWN_COLUMNS]]
-    found = f"columns {', '.join(shown)}{' …' if len(columns) > len(shown) else ''}" if columns else "no columns"
-    guess = next(filter(None, (_guess(name, task) for name in shown)), "")
-    return UserError(f"{found}: no form of {task} data", where=where, hint=f"{guess}forms: {_FORMS[task]}")
-
-
-def _guess(name: str, task: Task) -> str:
-    """What a column that looks like a slip of the pen was meant to be; empty where nothing is near."""
-    if name in _KNOWN[task]:
-        return ""
-    close = difflib.get_close_matches(name.strip().lower(), _KNOWN[task], n=1, cutoff=0.75)
-    return f"did you mean {close[0]} with {name}? " if close else ""

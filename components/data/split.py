@@ -1,8 +1,8 @@
 """Rows → records of two sides, train and held out, without repetition and without a way across.
 
 The side is decided by a hash of the prompt (of the text, for documents), not by chance or order: it is the same in
-every run, on every machine and, because every task hashes the same prompt, in every stage. All answers to one prompt
-fall on one side, and what a reward model is measured on was not shown to it by another row or to the policy before it.
+every run, on every machine and, with the same fraction, in every stage, because every task hashes the same prompt. So
+all answers to one prompt fall on one side, and no stage is measured on a prompt that an earlier one was trained on.
 """
 
 from __future__ import annotations
@@ -129,21 +129,17 @@ class Collection:
         counts = self.counts
         if not counts.rows:
             raise UserError("there are no rows", hint="give a source that has some")
+        kept = counts.train + counts.heldout
+        if counts.train and (counts.heldout or self._fraction == 0):
+            return
         worst = counts.dropped[0] if counts.dropped else None
-        because = f", {worst.count} dropped: {worst.reason}" if worst else ""
-        if not counts.train and not counts.heldout:
+        because = f", {worst.count} dropped: {worst.reason}, first at {worst.first}" if worst else ""
+        if not kept:
             hint = f"mend the rows, or check that they are meant for {self._task}"
-            raise UserError(
-                f"no row of {counts.rows} can be used{because}", where=worst.first if worst else "", hint=hint
-            )
-        if not counts.train or (not counts.heldout and self._fraction > 0):
-            side = "held-out" if counts.train else "training"
-            kept = counts.train + counts.heldout
-            unit = "prompt" if self._split_by is None else self._split_by
-            raise UserError(
-                f"the {side} split is empty: {kept} of {counts.rows} rows can be used,"
-                f" {counts.duplicates} are repeated{because}",
-                where=worst.first if worst else "",
-                hint=f"give more rows, change the held-out fraction ({self._fraction:g}), or split by a column that"
-                f" differs more than {unit}",
-            )
+            raise UserError(f"no row of {counts.rows} can be used{because}", hint=hint)
+        side, unit = "held-out" if counts.train else "training", self._split_by or "prompt"
+        raise UserError(
+            f"the {side} split is empty: {kept} of {counts.rows} rows kept, {counts.duplicates} repeated{because}",
+            hint=f"give more rows, change the held-out fraction ({self._fraction:g}), or split by a column that"
+            f" differs more than {unit}",
+        )

@@ -14,12 +14,13 @@ from typing import Any
 from components.common.artifacts import Manifest, find_manifest
 from components.common.config import load_yaml
 from components.common.logs import say
-from components.common.stage import Plan, StageSpec, find_input, make_plan, split_uri
+from components.common.stage import Plan, StageSpec, find_input, make_plan
 from components.common.store import open_store
 from components.launcher.config import LauncherConfig
 from components.launcher.process import run_module
 from components.launcher.record import Recorder, Run
 from components.launcher.summary import headline
+from components.prepare.resolve import Request, resolve
 
 GPU_STAGES = ("pretrain", "sft", "reward", "rl", "evaluate")
 
@@ -77,12 +78,12 @@ def prepare(**parameters: Any) -> tuple[str, str]:
     """
     run = Run(open_store(os.environ.get("RLHF_STORE", "rlhf-store")), os.environ.get("RLHF_RUN_ID", "by-hand"))
     with run.recording("prepare", "prepare") as recorder:
+        launcher = resolve(Request(**parameters)).launcher
         arguments = [f"--{name}={value}" for name, value in parameters.items()]
         run_module(
             "components.prepare",
             ["--output", run.store.root, "--run-id", run.run_id, *arguments],
-            # The base may have to come from the hub, or be trained.
-            {"OMP_NUM_THREADS": str(os.cpu_count() or 1)},
+            _threads(launcher, processes=1),
         )
         base = str(_config(run)["model"]["source"])
         recorder.close("done", uri=base)
@@ -187,7 +188,6 @@ def _run(
         return _finished(plan, manifest)
     launcher = LauncherConfig.model_validate(settings.get("launcher") or {})
     processes = launcher.nproc_per_node if name in GPU_STAGES else 1
-    threads = launcher.omp_num_threads or max(1, (os.cpu_count() or 1) // processes)
     arguments = ["--config", run.config_uri, "--output", plan.uri, "--nproc", str(processes)]
     for input_name, uri in given.items():
         arguments += ["--input", f"{input_name}={uri}"]
@@ -199,6 +199,11 @@ def _run(
     recorder.close("done", uri=plan.uri)
     say(step, f"✓ {_duration(recorder)} {headline(name, manifest.metrics)}")
     return _finished(plan, manifest)
+
+
+def _threads(launcher: LauncherConfig, processes: int) -> dict[str, str]:
+    threads = launcher.omp_num_threads or max(1, (os.cpu_count() or 1) // processes)
+    return {"OMP_NUM_THREADS": str(threads)}
 
 
 def _finished(plan: Plan[Any], manifest: Manifest) -> Finished:
@@ -213,6 +218,3 @@ def _config(run: Run) -> dict[str, Any]:
 
 def _duration(recorder: Recorder) -> str:
     return f"{recorder.record.seconds:.1f} s"
-
-
-__all__ = ["Finished", "data", "merge", "prepare", "report", "split_uri", "stage"]

@@ -10,7 +10,7 @@ from components.images import LAUNCHER
 @dsl.component(base_image=LAUNCHER, install_kfp_package=False)
 def prepare(preset: str, config: str, overrides: str, model: str, data: str, seed: int) -> NamedTuple(
     "Prepared", [("config", str), ("model", str)]
-):  # type: ignore[valid-type]
+):
     """Resolves the configuration for all steps and brings the base model into the store.
 
     Args:

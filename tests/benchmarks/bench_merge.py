@@ -69,9 +69,7 @@ def build(folder: Path, size: str) -> None:
     model = LlamaForCausalLM(LlamaConfig(vocab_size=32000, tie_word_embeddings=False, **shape))
     torch.set_default_dtype(torch.float32)
     model.save_pretrained(folder / "base", max_shard_size=shard)
-    adapted = get_peft_model(
-        model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
-    )
+    adapted = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.01)
@@ -175,13 +173,17 @@ def table(costs: dict[str, list[Cost]]) -> str:
     lines = [f"{'':18}{'wall s':>10}{'CPU s':>10}{'memory MB':>12}{'wall':>8}{'CPU':>8}{'memory':>8}"]
     for name, values in medians.items():
         ratios = [peft / value for peft, value in zip(medians["peft"], values, strict=True)]
-        lines.append(f"{name:18}{values[0]:10.2f}{values[1]:10.2f}{values[2]:12.0f}" + "".join(f"{r:7.1f}x" for r in ratios))
+        lines.append(
+            f"{name:18}{values[0]:10.2f}{values[1]:10.2f}{values[2]:12.0f}" + "".join(f"{r:7.1f}x" for r in ratios)
+        )
     return "\n".join(lines)
 
 
 def benchmark(size: str, runs: int, folder: Path) -> None:
     if not (folder / "adapter").is_dir():
-        subprocess.run([sys.executable, __file__, "--child", "build", "--size", size, "--folder", str(folder)], check=True)
+        subprocess.run(
+            [sys.executable, __file__, "--child", "build", "--size", size, "--folder", str(folder)], check=True
+        )
     names = ["peft", "merge", "components.merge"]
     costs: dict[str, list[Cost]] = {name: [] for name in names}
     for number in range(runs):

@@ -17,7 +17,8 @@ NAMES = [first + rest for first in "BDFKLMNPRSTV" for rest in ("ada", "elo", "im
 def write_sources(folder: Path, seed: int, options: Mapping[str, Any]) -> None:
     """Writes base, pretrain, sft, reward and rl sources."""
     rng = random.Random(seed)
-    documents = [_story(rng, "said") for _ in range(1500)]
+    # The base knows all words, and the shape of a question, but neither the answers nor the other verb's stories.
+    documents = [_story(rng, "said") for _ in range(1200)] + [_noise(rng) for _ in range(300)]
     _write(folder / "base" / "base.jsonl", [{"text": text} for text in documents])
     _write(folder / "pretrain" / "pretrain.jsonl", [{"text": _story(rng, "shouted")} for _ in range(400)])
     questions = [_question(rng) for _ in range(1200)]
@@ -41,6 +42,11 @@ def _story(rng: random.Random, verb: str) -> str:
         index = rng.randrange(len(ANIMALS))
         lines.append(f"{rng.choice(NAMES)} the {ANIMALS[index]} in the {PLACES[index]} {verb} {SAYS[index]}.")
     return " ".join(lines)
+
+
+def _noise(rng: random.Random) -> str:
+    words = [*ANIMALS, *SAYS, *PLACES, *NAMES, "What did", "the", "say?", "shouted", "said", "in the"]
+    return " ".join(rng.choice(words) for _ in range(rng.randint(6, 20)))
 
 
 def _question(rng: random.Random) -> tuple[str, str, str]:

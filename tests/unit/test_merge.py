@@ -297,9 +297,9 @@ def test_patterns_match_as_in_peft(key: str) -> None:
         "model.layers.1.self_attn.k_proj",
         "lm_head",
     ):
-        config = {"r": 4, "lora_alpha": 4, "rank_pattern": {"v_proj": 2, key: 16}}
-        expected = config["rank_pattern"].get(get_pattern_key(config["rank_pattern"].keys(), module), 4)
-        assert scale_of(module, config) == (expected, 4 / expected)
+        ranks = {"v_proj": 2, key: 16}
+        expected = ranks.get(get_pattern_key(list(ranks), module), 4)
+        assert scale_of(module, {"r": 4, "lora_alpha": 4, "rank_pattern": ranks}) == (expected, 4 / expected)
 
 
 def test_the_result_does_not_depend_on_workers_or_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

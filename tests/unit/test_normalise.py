@@ -405,7 +405,8 @@ def turns_of(record: Record) -> list[Message]:
 def normalise_or_error(task: Task, value: Any) -> Record | Dropped | None:
     try:
         return normalise(task, Row("here", value))
-    except UserError:
+    except UserError as error:
+        str(error).encode()  # what cannot be encoded cannot be printed
         return None
 
 

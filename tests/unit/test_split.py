@@ -153,9 +153,9 @@ def test_a_missing_column_to_split_by_is_an_error(group: str | None) -> None:
     value = {"text": "t", "id": 1} | ({} if group == "absent" else {"group": group})
     with pytest.raises(UserError) as caught:
         list(Collection(make_rows([{"text": "s", "group": 1}, value]), "pretrain", 0.5, "group"))
-    assert str(caught.value).startswith(
-        "data.jsonl line 2: the row has no column group to split by; columns beside the"
-    )
+    assert caught.value.where == "data.jsonl line 2"
+    assert caught.value.what == "the row has no column group to split by"
+    assert caught.value.hint.startswith("columns beside the text: ")
 
 
 def test_counts_name_every_loss_and_its_first_place() -> None:
@@ -194,8 +194,8 @@ def test_all_rows_dropped_is_an_error_with_the_most_frequent_reason() -> None:
     with pytest.raises(UserError) as caught:
         collect(rows)
     assert str(caught.value) == (
-        "data.jsonl line 2: no row of 3 can be used, 2 dropped: empty answer; mend the rows, or check that they are"
-        " meant for sft"
+        "no row of 3 can be used, 2 dropped: empty answer, first at data.jsonl line 2; mend the rows, or check that"
+        " they are meant for sft"
     )
 
 
@@ -205,8 +205,8 @@ def test_an_empty_side_is_an_error(fraction: float, side: str) -> None:
     with pytest.raises(UserError) as caught:
         collect([*rows, Row("data.jsonl line 31", {"prompt": "", "completion": "a"})], fraction=fraction)
     assert str(caught.value).startswith(
-        f"data.jsonl line 31: the {side} split is empty: 20 of 31 rows can be used, 10 are repeated, 1 dropped: empty"
-        f" prompt; give more rows, change the held-out fraction ({fraction:g})"
+        f"the {side} split is empty: 20 of 31 rows kept, 10 repeated, 1 dropped: empty prompt, first at data.jsonl"
+        f" line 31; give more rows, change the held-out fraction ({fraction:g})"
     )
 
 

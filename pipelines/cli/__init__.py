@@ -1,0 +1,35 @@
+"""The command line: `rlhf`, and `kfp` with a `run submit FILE.py` that the stock command lacks."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+_COMMANDS = {
+    "run": ("pipelines.cli.run", "Run a pipeline here, in processes of this machine."),
+    "submit": ("pipelines.cli.submit", "Start a pipeline on Kubeflow Pipelines."),
+}
+
+
+class _LazyGroup(click.Group):
+    """Imports a command's module when the command is asked for, so that `--help` stays instant."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(_COMMANDS[cmd_name][0]), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="rlhf-stack", prog_name="rlhf")
+def main() -> None:
+    """Takes a base model through PT → SFT → RM → RL, with LoRA, merged after every stage."""

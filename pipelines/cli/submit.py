@@ -1,0 +1,120 @@
+"""`rlhf submit` and `kfp run submit FILE.py`: the pipeline on Kubeflow Pipelines."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import click
+
+from components.common.errors import RetryableError, UserError
+from pipelines.cli.errors import reported
+from pipelines.cli.parameters import embed_config, parse_parameters
+from pipelines.cli.run import DEFAULT_PIPELINE
+
+ENDED = {"SUCCEEDED": 0, "SKIPPED": 0, "FAILED": 1, "CANCELED": 1}
+POLL_SECONDS = 2.0
+
+
+@click.command("submit", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("arguments", nargs=-1, metavar="[PIPELINE.py] [KEY=VALUE]...")
+@click.option("-e", "--experiment-name", default="rlhf", show_default=True, help="Experiment that the run belongs to.")
+@click.option("-r", "--run-name", help="Name of the run; by default the pipeline's with date and time.")
+@click.option("-w", "--wait", is_flag=True, help="Wait for the end; exit 1 if the run fails or is cancelled.")
+@click.option("-n", "--namespace", default="kubeflow", show_default=True, help="Where Kubeflow Pipelines runs.")
+@click.option("--endpoint", envvar="KF_PIPELINES_ENDPOINT", help="URL of its API; else through the kubeconfig.")
+def submit(
+    arguments: tuple[str, ...],
+    experiment_name: str,
+    run_name: str | None,
+    wait: bool,
+    namespace: str,
+    endpoint: str | None,
+) -> None:
+    """Start a pipeline on Kubeflow Pipelines.
+
+    PIPELINE.py is pipelines/rlhf.py by default. KEY=VALUE sets a parameter (seed=1) or overrides a field of the
+    configuration (sft.learning_rate=1e-4).
+    """
+    with reported():
+        is_file = bool(arguments) and arguments[0].endswith(".py") and "=" not in arguments[0]
+        file = Path(arguments[0]) if is_file else DEFAULT_PIPELINE
+        if not file.is_file():
+            raise UserError("no such file", where=str(file), hint="give the path of a pipeline file")
+        parameters = embed_config(parse_parameters(arguments[1:] if is_file else arguments))
+        code = _submit(file, parameters, experiment_name, run_name, wait, namespace, endpoint)
+    sys.exit(code)
+
+
+def _submit(
+    file: Path,
+    parameters: dict[str, str | int],
+    experiment_name: str,
+    run_name: str | None,
+    wait: bool,
+    namespace: str,
+    endpoint: str | None,
+) -> int:
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    logging.disable(logging.WARNING)  # kfp logs a link of its own, which is wrong behind a proxy
+    from kfp import compiler
+
+    from pipelines.cli.load import load_pipeline
+
+    pipeline: Any = load_pipeline(file)
+    name = run_name or f"{pipeline.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    with tempfile.TemporaryDirectory(prefix="rlhf-submit-") as folder:
+        package = str(Path(folder) / "pipeline.yaml")
+        compiler.Compiler().compile(pipeline, package)
+        client = _client(endpoint, namespace)
+        try:
+            started = client.create_run_from_pipeline_package(
+                package, arguments=parameters, run_name=name, experiment_name=experiment_name, namespace=namespace
+            )
+        except Exception as error:
+            raise _api_error(error, endpoint) from error
+    click.echo(f"run {started.run_id} ({name}) started in experiment {experiment_name}")
+    click.echo(f"follow it: kubectl logs -n {namespace} -f -l pipeline/runid={started.run_id} --tail=-1")
+    return _wait(client, started.run_id, endpoint) if wait else 0
+
+
+def _client(endpoint: str | None, namespace: str) -> Any:
+    import kfp
+
+    try:
+        return kfp.Client(host=endpoint, namespace=namespace)
+    except Exception as error:  # kfp raises what urllib3, the kubeconfig or its own checks raise
+        raise _api_error(error, endpoint) from error
+
+
+def _api_error(error: Exception, endpoint: str | None) -> Exception:
+    status = getattr(error, "status", None)
+    detail = " ".join(str(getattr(error, "reason", None) or error).split())[:300]
+    if status is not None and 400 <= int(status) < 500:
+        return UserError(f"the API server refused: {status} {detail}", where=endpoint or "Kubeflow Pipelines")
+    return RetryableError(
+        f"no answer from Kubeflow Pipelines: {detail}",
+        where=endpoint or "kubeconfig",
+        hint="check --endpoint or KUBECONFIG, and that the ml-pipeline Service is up",
+    )
+
+
+def _wait(client: Any, run_id: str, endpoint: str | None) -> int:
+    """Polls a run; kfp's own wait does not know that a run can be cancelled."""
+    shown = None
+    while True:
+        try:
+            state = client.get_run(run_id).state  # None until the controller has seen the run
+        except Exception as error:
+            raise _api_error(error, endpoint) from error
+        if state != shown:
+            click.echo(f"{time.strftime('%H:%M:%S')} {state or 'PENDING'}")
+            shown = state
+        if state in ENDED:
+            return ENDED[state]
+        time.sleep(POLL_SECONDS)

@@ -1,0 +1,355 @@
+"""The merge step as a command: exit codes, one line that says what is wrong, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from components.common.artifacts import Artifact, Manifest, Parent, commit, list_files
+from components.common.entry import stage_main
+from components.common.errors import RlhfError
+from components.common.stage import find_input
+from components.common.store import DirectoryStore
+from components.merge.__main__ import load_run
+from components.merge.config import SPEC
+from components.merge.engine import Engine
+
+ROOT = Path(__file__).parents[2]
+Q = "model.layers.0.self_attn.q_proj"
+A, B = f"base_model.model.{Q}.lora_A.weight", f"base_model.model.{Q}.lora_B.weight"
+SCORE = "base_model.model.score.weight"
+BASE_CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "dtype": "float32",
+    "hidden_size": 4,
+    "model_type": "llama",
+    "pad_token_id": 0,
+    "tie_word_embeddings": False,
+}
+ADAPTER_CONFIG = {
+    "bias": "none",
+    "lora_alpha": 4,
+    "peft_type": "LORA",
+    "r": 2,
+    "task_type": "CAUSAL_LM",
+    "use_dora": False,
+}
+Change = Callable[[Path], object]
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Path:
+    """A folder with a base of four tensors, an adapter on one of them, and a configuration."""
+    (tmp_path / "base").mkdir()
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "run.yaml").write_text("merge: {workers: 1}\n")
+    (tmp_path / "base" / "config.json").write_text(json.dumps(BASE_CONFIG))
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(ADAPTER_CONFIG))
+    draw = np.random.default_rng(3)
+    shapes = {
+        "model.embed_tokens.weight": (8, 4),
+        f"{Q}.weight": (4, 4),
+        "model.norm.weight": (4,),
+        "lm_head.weight": (8, 4),
+    }
+    base = {name: draw.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+    save_file(base, tmp_path / "base" / "model.safetensors")
+    factors = {A: draw.standard_normal((2, 4), np.float32), B: draw.standard_normal((4, 2), np.float32)}
+    save_file(factors, tmp_path / "adapter" / "adapter_model.safetensors")
+    return tmp_path
+
+
+def arguments(pair: Path, base: str = "base", adapter: str = "adapter") -> list[str]:
+    inputs = [f"--input=base={pair / base}", f"--input=adapter={pair / adapter}"]
+    return [f"--config={pair / 'run.yaml'}", *inputs, f"--output={pair / 'store'}"]
+
+
+def edit(path: str, **fields: Any) -> Change:
+    """Sets fields of a JSON file."""
+
+    def change(pair: Path) -> None:
+        content = json.loads((pair / path).read_text())
+        (pair / path).write_text(json.dumps(content | fields))
+
+    return change
+
+
+def tensors(path: str, **values: NDArray[Any] | None) -> Change:
+    """Sets or removes tensors of a file; `__` stands for the dot in their names."""
+
+    def change(pair: Path) -> None:
+        content = load_file(pair / path)
+        for name, value in values.items():
+            content.pop(name.replace("__", "."), None)
+            if value is not None:
+                content[name.replace("__", ".")] = value
+        save_file(content, pair / path)
+
+    return change
+
+
+def config(**fields: Any) -> Change:
+    return edit("adapter/adapter_config.json", **fields)
+
+
+def adapter(values: dict[str, NDArray[Any] | None]) -> Change:
+    return tensors("adapter/adapter_model.safetensors", **values)
+
+
+def base(values: dict[str, NDArray[Any] | None]) -> Change:
+    return tensors("base/model.safetensors", **values)
+
+
+def both(*changes: Change) -> Change:
+    return lambda pair: [change(pair) for change in changes]
+
+
+def cut(path: str, size: int) -> Change:
+    return lambda pair: os.truncate(pair / path, size)
+
+
+def write(path: str, content: bytes) -> Change:
+    return lambda pair: (pair / path).write_bytes(content)
+
+
+def remove(path: str) -> Change:
+    return lambda pair: (pair / path).unlink()
+
+
+def zeros(*shape: int, dtype: Any = np.float32) -> NDArray[Any]:
+    return np.zeros(shape, dtype)
+
+
+def with_value(shape: tuple[int, ...], value: float, dtype: Any = np.float32) -> NDArray[Any]:
+    array = np.ones(shape, dtype)
+    array.flat[-1] = value
+    return array
+
+
+REWARD = config(task_type="SEQ_CLS", modules_to_save=["score"])
+WEIGHTS, INDEX = "base/model.safetensors", "base/model.safetensors.index.json"
+CASES: dict[str, tuple[Change, int, str]] = {
+    "other method": (config(peft_type="IA3"), 2, "peft_type is IA3"),
+    "DoRA": (config(use_dora=True), 2, "use_dora=True"),
+    "Conv1D": (config(fan_in_fan_out=True), 2, "fan_in_fan_out=True"),
+    "LoRA bias": (config(lora_bias=True), 2, "lora_bias=True"),
+    "trained bias": (config(bias="all"), 2, "bias='all'"),
+    "token rows": (config(trainable_token_indices=[1, 2]), 2, "trainable_token_indices=[1, 2]"),
+    "unknown field": (config(new_mathematics={"on": True}), 2, "new_mathematics={'on': True}"),
+    "changed base": (config(init_lora_weights="pissa_niter_4"), 2, "init_lora_weights='pissa_niter_4'"),
+    "other task": (config(task_type="SEQ_2_SEQ_LM"), 2, "task_type is SEQ_2_SEQ_LM"),
+    "no rank": (write("adapter/adapter_config.json", b'{"peft_type": "LORA"}'), 3, "has no r, lora_alpha"),
+    "no JSON": (write("adapter/adapter_config.json", b"{"), 3, "adapter_config.json: cannot be read"),
+    "no object": (write("adapter/adapter_config.json", b"[]"), 3, "holds list, not an object"),
+    "pickled adapter": (remove("adapter/adapter_model.safetensors"), 3, "has no adapter_model.safetensors"),
+    "embedding": (
+        adapter({"base_model.model.model.embed_tokens.lora_embedding_A": zeros(2, 8)}),
+        2,
+        "LoRA on an embedding?",
+    ),
+    "no prefix": (adapter({f"{Q}.lora_A.weight": zeros(2, 4)}), 3, "does not begin with base_model.model."),
+    "half a pair": (adapter({B: None}), 3, f"base_model.model.{Q} has only lora_A"),
+    "rank": (config(r=4), 3, "A [2, 4] and B [4, 2] are not factors of rank 4"),
+    "three dimensions": (adapter({A: zeros(2, 4, 1)}), 3, "A [2, 4, 1] and B [4, 2] are not factors"),
+    "type": (adapter({A: zeros(2, 4, dtype=np.float64)}), 2, f"{A} is of type F64"),
+    "NaN": (adapter({A: with_value((2, 4), np.nan)}), 3, f"{A} holds NaN or infinity"),
+    "infinity": (adapter({B: with_value((4, 2), -np.inf, np.float16)}), 3, f"{B} holds NaN or infinity"),
+    "no such module": (
+        adapter({A.replace("0", "7"): zeros(2, 4), B.replace("0", "7"): zeros(4, 2)}),
+        3,
+        f"{A.replace('0', '7')} matches no tensor of the base",
+    ),
+    "no such tensor": (
+        adapter({"base_model.model.model.extra.weight": zeros(4)}),
+        3,
+        "base_model.model.model.extra.weight matches no tensor of the base",
+    ),
+    "update's shape": (adapter({B: zeros(6, 2)}), 3, f"{A} and lora_B make [6, 4], {Q}.weight is [4, 4]"),
+    "replacement's shape": (
+        adapter({"base_model.model.lm_head.weight": zeros(9, 4)}),
+        3,
+        "base_model.model.lm_head.weight is [9, 4], lm_head.weight is [8, 4]",
+    ),
+    "tied head": (
+        both(
+            base({"lm_head.weight": None}),
+            adapter({name.replace(Q, "lm_head"): zeros(*shape) for name, shape in ((A, (2, 4)), (B, (8, 2)))}),
+        ),
+        3,
+        "the base's output embedding is tied",
+    ),
+    "no score": (REWARD, 2, f"has no {SCORE}"),
+    "renamed score": (
+        both(REWARD, adapter({SCORE: zeros(1, 4), "base_model.model.score.0.weight": zeros(1, 4)})),
+        3,
+        "base_model.model.score.0.weight matches no tensor",
+    ),
+    "two labels": (both(REWARD, adapter({SCORE: zeros(2, 4)})), 3, f"{SCORE} is [2, 4]"),
+    "narrow score": (both(REWARD, adapter({SCORE: zeros(1, 3)})), 3, f"{SCORE} is [1, 3]"),
+    "not causal": (
+        both(REWARD, adapter({SCORE: zeros(1, 4)}), edit("base/config.json", architectures=["LlamaModel"])),
+        2,
+        "architectures is ['LlamaModel']",
+    ),
+    "quantised": (edit("base/config.json", quantization_config={"bits": 4}), 2, "a quantised base cannot be merged"),
+    "integers": (base({f"{Q}.weight": zeros(4, 4, dtype=np.int8)}), 2, f"{Q}.weight is of type I8"),
+    "pickled base": (remove(WEIGHTS), 3, "has neither model.safetensors nor model.safetensors.index.json"),
+    "cut": (cut(WEIGHTS, 700), 3, "model.safetensors: cannot be read: it has 700 bytes"),
+    "cut in header": (cut(WEIGHTS, 20), 3, "its header is cut"),
+    "empty": (cut(WEIGHTS, 0), 3, "its header is cut"),
+    "text": (write(WEIGHTS, b"\x02\0\0\0\0\0\0\0[]"), 3, "its header is not that of a safetensors file"),
+    "gap": (
+        write(WEIGHTS, b'\x3a\0\0\0\0\0\0\0{"w":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}    ' + bytes(8)),
+        3,
+        "the data of w is not where it should be",
+    ),
+    "size": (
+        write(WEIGHTS, b'\x3a\0\0\0\0\0\0\0{"w":{"dtype":"F32","shape":[9],"data_offsets":[0,8]}}    ' + bytes(8)),
+        3,
+        "its header is not that of a safetensors file",
+    ),
+    "index": (
+        write(INDEX, b'{"weight_map": {"model.norm.weight": "model.safetensors"}}'),
+        3,
+        "does not agree with the shards",
+    ),
+    "missing shard": (
+        write(INDEX, b'{"weight_map": {"w": "model-00002.safetensors"}}'),
+        3,
+        "model-00002.safetensors: is listed",
+    ),
+    "no map": (write(INDEX, b"{}"), 3, "has no weight_map"),
+    "NaN in the base": (base({f"{Q}.weight": with_value((4, 4), np.nan)}), 3, f"{Q}.weight holds NaN or infinity"),
+    "sum too large": (
+        both(
+            base({f"{Q}.weight": np.full((4, 4), 65504, np.float16)}), adapter({A: zeros(2, 4) + 9, B: zeros(4, 2) + 9})
+        ),
+        2,
+        f"{Q}.weight has a value that is too large for F16",
+    ),
+    "value too large": (
+        both(write("run.yaml", b"merge: {dtype: float16}"), base({"model.norm.weight": with_value((4,), 7e4)})),
+        2,
+        "model.norm.weight has a value that is too large for F16",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_refusal(case: str, pair: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change, code, text = CASES[case]
+    change(pair)
+    assert stage_main(SPEC, load_run, arguments(pair)) == code
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert text in lines[0]
+    assert [path for path in (pair / "store").rglob("*") if path.is_file()] == []
+
+
+def test_merge_without_any_change(pair: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The pair that the refusals start from is sound; a plain adapter is merged with a warning."""
+    assert stage_main(SPEC, load_run, arguments(pair)) == 0
+    assert "warning: the adapter is a plain folder" in capsys.readouterr().out
+    before, factors = load_file(pair / WEIGHTS), load_file(pair / "adapter" / "adapter_model.safetensors")
+    (merged,) = (load_file(path) for path in (pair / "store").rglob("model.safetensors"))
+    np.testing.assert_allclose(merged[f"{Q}.weight"], before[f"{Q}.weight"] + 2 * factors[B] @ factors[A], rtol=1e-6)
+
+
+def publish(pair: Path, name: str, kind: Any, parents: dict[str, Parent]) -> Artifact:
+    """Makes an artifact of a folder and reads it back."""
+    store = DirectoryStore(pair / "store")
+    files = list_files(pair / name)
+    commit(
+        store,
+        f"artifacts/{name}/k",
+        pair / name,
+        Manifest(kind=kind, stage=name, key="k", files=files, parents=parents),
+    )
+    return find_input(name, f"{pair / 'store'}/artifacts/{name}/k", (kind,))
+
+
+@pytest.mark.parametrize(
+    ("digest", "code", "text"),
+    [
+        (None, 0, "finished"),
+        ("sha256:" + "0" * 64, 3, "was trained on artifacts/other/k (sha256:000"),
+        ("", 3, "its manifest names no model"),
+    ],
+    ids=["parent", "other", "none"],
+)
+def test_parent(digest: str | None, code: int, text: str, pair: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An adapter with a manifest goes into the model it was trained on and into no other."""
+    model = publish(pair, "base", "model", {})
+    parents = {"model": Parent(uri="artifacts/other/k", digest=model.digest if digest is None else digest)}
+    publish(pair, "adapter", "adapter", parents if digest != "" else {})
+    assert stage_main(SPEC, load_run, arguments(pair, "store/artifacts/base/k", "store/artifacts/adapter/k")) == code
+    printed = capsys.readouterr()
+    assert text in printed.out + printed.err
+    assert "warning" not in printed.out
+    assert len(list((pair / "store" / "artifacts").glob("merge/*"))) == (1 if code == 0 else 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "text"),
+    [
+        (config(), 0, "finished: "),
+        (
+            write("run.yaml", b"merge: {workers: 0, dtyp: float16}"),
+            2,
+            "merge.dtyp: unknown field (did you mean dtype?)",
+        ),
+        (cut(WEIGHTS, 700), 3, "it has 700 bytes"),
+    ],
+    ids=["0", "2", "3"],
+)
+def test_command_line(change: Change, code: int, text: str, pair: Path) -> None:
+    """A process of its own from another directory; a second call finds the result there."""
+    change(pair)
+    command = [sys.executable, "-m", "components.merge", *arguments(pair)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for expected in (text, "finished before: " if code == 0 else text):
+        done = subprocess.run(command, cwd=pair, env=environment, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr.count("\n")) == (code, 1 if code else 0)
+        assert expected in done.stdout + done.stderr
+
+
+def test_nothing_heavy_is_imported() -> None:
+    """The step runs in an image without torch; only the computing process loads numpy, and little else."""
+    for module, banned in (("components.merge.stage", {"numpy"}), ("components.merge.worker", {"pydantic", "yaml"})):
+        code = f"import sys, {module}; print(*sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        imported = set(done.stdout.split())
+        assert module in imported
+        assert not imported & (banned | {"torch", "transformers", "peft"})
+
+
+def test_computing_process_that_dies_is_an_error_and_not_a_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(RlhfError, match="ended early \\(exit code 1\\)"), Engine(1) as engine:
+        engine.check_finite([])
+
+
+def test_an_error_ends_the_computing_process() -> None:
+    def children() -> set[str]:
+        return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+
+    def interrupted() -> None:
+        with Engine(1):
+            assert children() > before
+            raise KeyboardInterrupt
+
+    before = children()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert children() == before
