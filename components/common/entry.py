@@ -107,7 +107,7 @@ def run_plan(plan: Plan[Any], run: Run) -> Manifest | None:
             key=plan.key,
             files=list_files(out),
             parents=plan.parents(),
-            config=plan.config.model_dump(mode="json"),
+            config=plan.config.for_key(),
             seed=plan.seed,
             metrics=result.metrics,
             versions=package_versions(),

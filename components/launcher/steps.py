@@ -192,7 +192,7 @@ def _run(
     for input_name, uri in given.items():
         arguments += ["--input", f"{input_name}={uri}"]
     began = time.time()
-    run_module(f"components.{name}", arguments, {"RLHF_RUN_ID": run.run_id, "OMP_NUM_THREADS": str(threads)})
+    run_module(f"components.{name}", arguments, {"RLHF_RUN_ID": run.run_id, **_threads(launcher, processes)})
     manifest = find_manifest(plan.store, plan.prefix)
     assert manifest is not None, f"{name} ended well without committing {plan.uri}"
     run.store.write(made_path, json.dumps({"seconds": round(time.time() - began, 3), "run": run.run_id}).encode())

@@ -26,6 +26,7 @@ from components.common.stage import Job, Plan, Result
 from components.common.store import DirectoryStore
 from components.merge.adapter import scale_of
 from components.merge.config import SPEC, MergeConfig
+from components.merge.safetensors_file import DTYPE_SIZE, Layout, create, read_header
 from components.merge.stage import run
 
 WIDE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -234,7 +235,8 @@ def test_reward_model_folder(tmp_path: Path) -> None:
 
 
 def test_reward_model_of_a_base_that_does_not_say_its_type(tmp_path: Path) -> None:
-    pair = make_pair(tmp_path, "llama", "SEQ_CLS", dtype=torch.float16)
+    """transformers then looks at the first tensor by name, and BLOOM's score comes before its transformer."""
+    pair = make_pair(tmp_path, "bloom", "SEQ_CLS", dtype=torch.float16)
     config = json.loads((pair.base / "config.json").read_text())
     del config["dtype"]
     (pair.base / "config.json").write_text(json.dumps(config))
@@ -314,6 +316,23 @@ def test_the_result_does_not_depend_on_workers_or_threads(tmp_path: Path, monkey
         out = tmp_path / f"threads{workers}"
         merge(pair, out, workers=workers)
         assert (out / "model.safetensors").read_bytes() == expected
+
+
+def test_header_of_a_file_with_types_of_several_sizes(tmp_path: Path) -> None:
+    """safetensors reads it; every tensor's data is aligned, in whatever order they were asked for."""
+    path = tmp_path / "model.safetensors"
+    made = create(
+        path, {"by": "us"}, [Layout("half", "F16", (3,)), Layout("ö", "F32", (2, 2)), Layout("flag", "BOOL", ())]
+    )
+    assert [tensor.name for tensor in made] == ["half", "ö", "flag"]
+    assert all(tensor.offset % DTYPE_SIZE[tensor.dtype] == 0 for tensor in made)
+    found = load_file(path)
+    assert {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in found.items()} == {
+        "half": (torch.float16, (3,)),
+        "ö": (torch.float32, (2, 2)),
+        "flag": (torch.bool, ()),
+    }
+    assert read_header(path) == ({"format": "pt", "by": "us"}, (made[1], made[0], made[2]))
 
 
 @pytest.mark.parametrize("task", ["CAUSAL_LM", "SEQ_CLS"])
