@@ -94,21 +94,14 @@ class Chat:
         done = 0
         for index in wanted if every_turn else wanted[-1:]:
             given = self.render(messages[:index], add_generation_prompt=True)
-            if not full.startswith(given) or len(given) < done:
-                raise UserError(
-                    "the chat template writes earlier turns differently once later ones follow, so the assistant's "
-                    "turns cannot be told apart",
-                    where="chat template",
-                    hint="set data.sft.assistant_turns=last, or give another model.chat_template",
-                )
-            end = full.find(self.end_of_turn, self._after_content(full, len(given), messages[index].content))
-            if end < 0:  # the template leaves the last turn open: close it as the model will have to
-                segments += [Segment(full[done : len(given)], False)]
-                segments += [Segment(full[len(given) :].rstrip("\n") + self.end_of_turn, True)]
-                return segments
-            end += len(self.end_of_turn)
-            segments += [Segment(full[done : len(given)], False), Segment(full[len(given) : end], True)]
-            done = end
+            written = self._answer_in(self.render(messages[: index + 1]), given, messages[index].content)
+            if len(given) < done or not full.startswith(given):
+                raise _unstable_template()
+            last = index == len(messages) - 1
+            if not last and not full.startswith(written, len(given)):
+                raise _unstable_template()
+            segments += [Segment(full[done : len(given)], False), Segment(written, True)]
+            done = len(given) + len(written)
         return [segment for segment in segments if segment.text]
 
     @cached_property
@@ -129,14 +122,26 @@ class Chat:
         """Id of `end_of_turn`."""
         return int(self.tokenizer.convert_tokens_to_ids(self.end_of_turn))
 
-    def _after_content(self, full: str, start: int, content: str) -> int:
-        # Templates may strip the content, so look for its stripped form; a template that rewrites it altogether
-        # still gives the first end-of-turn after the prompt.
-        at = full.find(content.strip(), start)
-        return at + len(content.strip()) if at >= 0 else start
+    def _answer_in(self, text: str, given: str, content: str) -> str:
+        """What follows a prompt in a rendered text, up to and with the end-of-turn token."""
+        # Templates may strip the content; one that rewrites it altogether still ends it at the first end-of-turn.
+        at = text.find(content.strip(), len(given))
+        end = text.find(self.end_of_turn, at + len(content.strip()) if at >= 0 else len(given))
+        if end < 0:  # the template leaves the last turn open: close it as the model will have to
+            return text[len(given) :].rstrip("\n") + self.end_of_turn
+        return text[len(given) : end + len(self.end_of_turn)]
 
     def _refuse_specials(self, messages: Iterable[Message]) -> None:
         for message in messages:
             for token in self._specials:
                 if token in message.content:
                     raise SpecialTokenInTextError(token)
+
+
+def _unstable_template() -> UserError:
+    return UserError(
+        "the chat template writes earlier turns differently once later ones follow, so the assistant's turns cannot be "
+        "told apart",
+        where="chat template",
+        hint="set data.sft.assistant_turns=last, or give another model.chat_template",
+    )

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,8 @@ def quiet_libraries() -> None:
         "TQDM_DISABLE": "1",
     }.items():
         os.environ.setdefault(name, value)
+    # transformers warns of names that TRL, not we, will have to change.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
 def _main(spec: StageSpec[ConfigT], load_run: Callable[[], Run], arguments: argparse.Namespace) -> int:

@@ -150,7 +150,10 @@ def local_path(uri: str) -> Path:
     scheme, separator, rest = uri.partition("://")
     if separator and scheme != "file":
         raise UserError(f"no store for {scheme}://", where=uri, hint="give a directory or file:///…")
-    return Path(rest if separator else uri).expanduser()
+    try:
+        return Path(rest if separator else uri).expanduser()
+    except RuntimeError as error:
+        raise UserError("there is no such user", where=uri) from error
 
 
 @contextmanager

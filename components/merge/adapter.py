@@ -101,6 +101,8 @@ def read_adapter(folder: Path) -> Adapter:
     if not weights.is_file():
         raise InputError(f"has no {WEIGHTS}", where=str(folder), hint="save the adapter as safetensors")
     _, tensors = read_header(weights)
+    if not tensors:
+        raise InputError("holds no tensors", where=str(weights), hint="save the adapter again")
     factors: dict[str, dict[str, Tensor]] = {}
     replacements: dict[str, Tensor] = {}
     for tensor in tensors:

@@ -148,5 +148,5 @@ def _not_finite(block: Block) -> RlhfError:
     return UserError(
         f"{target.name} has a value that is too large for {target.dtype}",
         where=str(source.path),
-        hint="set merge.dtype to float32",
+        hint="train the adapter again" if target.dtype == "F32" else "set merge.dtype to float32",
     )

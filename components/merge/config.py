@@ -17,15 +17,15 @@ class MergeConfig(Config):
     Attributes:
         dtype: Type of the merged weights. `keep` leaves every tensor the type it has in the base; a conversion is
             refused when a value would become infinite.
-        workers: Threads that compute; the result is the same for any number. Default: one per usable core, at most 4.
+        workers: Threads that compute; the result is the same for any number. Default: one per core, at most 4.
     """
 
     dtype: Literal["keep", "float16", "float32"] = "keep"
     workers: Annotated[int | None, Field(ge=1, le=64), Neutral()] = None
 
     def thread_count(self) -> int:
-        """`workers`, or the default for this machine: more than 4 threads wait for memory, not for each other."""
-        return self.workers or min(4, len(os.sched_getaffinity(0)))
+        """`workers`, or this machine's default; it is no field's default, so that manifests are alike everywhere."""
+        return self.workers or min(4, os.cpu_count() or 1)
 
 
 SPEC = StageSpec(

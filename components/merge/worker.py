@@ -11,8 +11,9 @@ import os
 import pickle
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 from components.common.errors import RlhfError
@@ -22,6 +23,7 @@ from components.merge.blocks import check_finite, close_files, cut, write_block
 def main() -> None:
     """Serves `(verb, list)` requests until the input ends: `check` adapter tensors, carry out the writes of a shard."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent ends us
+    warnings.simplefilter("ignore", RuntimeWarning)  # what overflows is refused by name, numpy need not say it too
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what anything prints must not get between the answers
     with ThreadPoolExecutor(int(sys.argv[1])) as threads:
@@ -45,6 +47,7 @@ def _run(threads: ThreadPoolExecutor, function: Callable[[Any], None], items: It
     except RlhfError as error:
         for task in tasks:
             task.cancel()
+        wait(tasks)
         return error.to_dict()
     return None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -51,6 +51,11 @@ class ModelConfig(Config):
     chat_template: str | None = Field(None, description="jinja text that replaces the tokenizer's own template")
     dtype: Literal["keep", "float16", "float32"] = Field("keep", description="type in which the base is stored")
     scratch: ScratchModel = ScratchModel()
+
+    def for_key(self) -> dict[str, Any]:
+        """Leaves out how a model from scratch would be made when none is."""
+        fields = super().for_key()
+        return fields if self.source == "scratch" else {n: v for n, v in fields.items() if n != "scratch"}
 
 
 class RunConfig(Config):

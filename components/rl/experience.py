@@ -18,6 +18,29 @@ from components.rl.rewards import NamedFunction, call_function
 from components.rl.roles import Role, Roles
 from components.rl.rollout import Prompts, Rollout
 
+Decode = Callable[[NDArray[np.int64]], str]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What stays the same from rollout to rollout.
+
+    Attributes:
+        roles: The models.
+        prompts: Where the prompts are.
+        decode: From a completion's token ids to its text.
+        functions: The reward functions.
+        config: Settings.
+        seed: Of everything random.
+    """
+
+    roles: Roles
+    prompts: Prompts
+    decode: Decode
+    functions: Sequence[NamedFunction]
+    config: RlConfig
+    seed: int
+
 
 @dataclass(frozen=True)
 class Worth:
@@ -64,31 +87,22 @@ def micro_batches(minibatch: Sequence[int], size: int) -> list[Sequence[int]]:
     return [share[i : i + size] for i in range(0, len(share), size)]
 
 
-def gather_experience(
-    roles: Roles,
-    prompts: Prompts,
-    rollout: Rollout,
-    decode: Callable[[NDArray[np.int64]], str],
-    functions: Sequence[NamedFunction],
-    config: RlConfig,
-    beta: float,
-    step: int,
-    seed: int,
-) -> Experience:
+def gather_experience(setup: Setup, rollout: Rollout, beta: float, step: int) -> Experience:
     """Scores a rollout in all four roles and turns scores into advantages.
 
     The log-probabilities are computed in the very micro-batches of the first pass of the update: the same tensors give
     the same bits, so that the first ratios are exactly 1.
     """
+    roles, config = setup.roles, setup.config
     pieces = [
         list(piece)
-        for minibatch in minibatches(config, step, 0, seed)
+        for minibatch in minibatches(config, step, 0, setup.seed)
         for piece in micro_batches(minibatch, config.per_device_train_batch_size)
     ]
     logprobs = token_values(roles, rollout, pieces, "policy", roles.logprobs)
     reference = token_values(roles, rollout, pieces, "reference", roles.logprobs)
     values = token_values(roles, rollout, pieces, "critic", roles.values)
-    worth = judge(roles, prompts, rollout, decode, functions, config)
+    worth = judge(setup, rollout)
     scores = worth.total - config.missing_eos_penalty * ~rollout.ended
     rewards = ppo.token_rewards(torch.from_numpy(scores).float(), logprobs, reference, rollout.mask, beta)
     if config.whiten_rewards:
@@ -128,22 +142,15 @@ def token_values(
     return distributed.sum_over_ranks(results.to(device)).cpu()
 
 
-def judge(
-    roles: Roles,
-    prompts: Prompts,
-    rollout: Rollout,
-    decode: Callable[[NDArray[np.int64]], str],
-    functions: Sequence[NamedFunction],
-    config: RlConfig,
-) -> Worth:
+def judge(setup: Setup, rollout: Rollout) -> Worth:
     """Asks the reward model and the reward functions."""
-    scores = _scores(roles, rollout, config.per_device_train_batch_size)
-    texts = [decode(ids) for ids in rollout.completions]
-    questions = [prompts.question(row) for row in rollout.rows]
-    columns = [prompts.columns(row) for row in rollout.rows]
-    values = {f.name: call_function(f.call, f.name, questions, texts, columns) for f in functions}
-    total = config.reward_model_weight * scores
-    for function in functions:
+    scores = _scores(setup.roles, rollout, setup.config.per_device_train_batch_size)
+    texts = [setup.decode(ids) for ids in rollout.completions]
+    questions = [setup.prompts.question(row) for row in rollout.rows]
+    columns = [setup.prompts.columns(row) for row in rollout.rows]
+    values = {f.name: call_function(f.call, f.name, questions, texts, columns) for f in setup.functions}
+    total = setup.config.reward_model_weight * scores
+    for function in setup.functions:
         total = total + function.weight * values[function.name]
     return Worth(scores, values, total)
 

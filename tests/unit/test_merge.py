@@ -279,6 +279,16 @@ def test_scales(options: dict[str, Any], scales: dict[str, float], tmp_path: Pat
     check_logits(pair, load(tmp_path / "merged", "CAUSAL_LM"))
 
 
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
+def test_adapter_in_half_precision(stored: torch.dtype, tmp_path: Path) -> None:
+    """Its factors are widened before they are multiplied."""
+    pair = make_pair(tmp_path, dtype=torch.float16)
+    path = pair.adapter / "adapter_model.safetensors"
+    save_file({name: tensor.to(stored) for name, tensor in load_file(path).items()}, path)
+    merge(pair, tmp_path / "merged")
+    check_numbers(pair, tmp_path / "merged", {"": 1.5})
+
+
 @pytest.mark.parametrize(
     "key",
     [

@@ -21,6 +21,7 @@ from components.common.errors import RlhfError
 from components.common.stage import find_input
 from components.common.store import DirectoryStore
 from components.merge.__main__ import load_run
+from components.merge.casts import BLOCK
 from components.merge.config import SPEC
 from components.merge.engine import Engine
 
@@ -158,6 +159,7 @@ CASES: dict[str, tuple[Change, int, str]] = {
         "LoRA on an embedding?",
     ),
     "no prefix": (adapter({f"{Q}.lora_A.weight": zeros(2, 4)}), 3, "does not begin with base_model.model."),
+    "nothing": (adapter({A: None, B: None}), 3, "adapter_model.safetensors: holds no tensors"),
     "half a pair": (adapter({B: None}), 3, f"base_model.model.{Q} has only lora_A"),
     "rank": (config(r=4), 3, "A [2, 4] and B [4, 2] are not factors of rank 4"),
     "three dimensions": (adapter({A: zeros(2, 4, 1)}), 3, "A [2, 4, 1] and B [4, 2] are not factors"),
@@ -237,6 +239,11 @@ CASES: dict[str, tuple[Change, int, str]] = {
         2,
         f"{Q}.weight has a value that is too large for F16",
     ),
+    "update too large": (
+        adapter({A: with_value((2, 4), 1e30), B: np.full((4, 2), 1e30, np.float32)}),
+        2,
+        f"{Q}.weight has a value that is too large for F32",
+    ),
     "value too large": (
         both(write("run.yaml", b"merge: {dtype: float16}"), base({"model.norm.weight": with_value((4,), 7e4)})),
         2,
@@ -246,11 +253,11 @@ CASES: dict[str, tuple[Change, int, str]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_refusal(case: str, pair: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refusal(case: str, pair: Path, capfd: pytest.CaptureFixture[str]) -> None:
     change, code, text = CASES[case]
     change(pair)
     assert stage_main(SPEC, load_run, arguments(pair)) == code
-    lines = capsys.readouterr().err.splitlines()
+    lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
     assert text in lines[0]
@@ -264,6 +271,20 @@ def test_merge_without_any_change(pair: Path, capsys: pytest.CaptureFixture[str]
     before, factors = load_file(pair / WEIGHTS), load_file(pair / "adapter" / "adapter_model.safetensors")
     (merged,) = (load_file(path) for path in (pair / "store").rglob("model.safetensors"))
     np.testing.assert_allclose(merged[f"{Q}.weight"], before[f"{Q}.weight"] + 2 * factors[B] @ factors[A], rtol=1e-6)
+
+
+def test_rows_that_are_longer_than_a_block(pair: Path) -> None:
+    """A block is whole rows, one at least."""
+    columns = BLOCK + 3
+    draw = np.random.default_rng(4)
+    weight = draw.standard_normal((2, columns)).astype(np.float16)
+    factors = {A: draw.standard_normal((2, columns), np.float32), B: draw.standard_normal((2, 2), np.float32)}
+    base({f"{Q}.weight": weight})(pair)
+    adapter(dict(factors))(pair)
+    assert stage_main(SPEC, load_run, arguments(pair)) == 0
+    (merged,) = (load_file(path)[f"{Q}.weight"] for path in (pair / "store").rglob("model.safetensors"))
+    exact = weight.astype(np.float64) + 2 * factors[B].astype(np.float64) @ factors[A]
+    np.testing.assert_allclose(merged, exact, rtol=2**-11 * 1.001, atol=1e-5)
 
 
 def publish(pair: Path, name: str, kind: Any, parents: dict[str, Parent]) -> Artifact:

@@ -4,7 +4,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.common.artifacts import canonical_json
@@ -348,6 +348,8 @@ def test_other_columns_become_plain_json() -> None:
         ("sft", {"text": "t"}, ["columns text: no form of sft data"]),
         ("sft", {"instruction": "Hi", "ouput": "a"}, ["columns instruction, ouput", "did you mean output with ouput?"]),
         ("sft", {"Instruction": "Hi", "Output": "a"}, ["did you mean instruction with Instruction?"]),
+        ("sft", {"INSTRUCTION": "Hi"}, ["did you mean instruction with INSTRUCTION?"]),
+        ("sft", {"\ud83d": "Hi"}, ["columns ?: no form of sft data"]),
         ("sft", {"conversation": []}, ["did you mean conversations with conversation?"]),
         ("sft", {"prompt": "Hi", "chosen": "a", "rejected": "b"}, ["columns prompt, chosen, rejected"]),
         ("sft", {f"c{i}": 0 for i in range(99)}, ["columns c0, c1, ", "c10, c11 …: no form"]),
@@ -411,6 +413,7 @@ def normalise_or_error(task: Task, value: Any) -> Record | Dropped | None:
 
 
 @pytest.mark.parametrize("task", TASKS)
+@settings(deadline=None)
 @given(value=ROWS)
 def test_any_json_value_gives_a_sound_record_a_reason_or_a_user_error(task: Task, value: Any) -> None:
     record = normalise_or_error(task, value)

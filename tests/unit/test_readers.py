@@ -11,7 +11,7 @@ from typing import Any
 import datasets
 import pyarrow
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
@@ -374,6 +374,7 @@ CONTENT = st.one_of(st.binary(max_size=60), st.lists(FRAGMENTS, max_size=12).map
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.txt", "a.parquet", "a.txt.gz"])
+@settings(deadline=None)
 @given(content=CONTENT)
 def test_any_bytes_give_rows_or_a_user_error(name: str, content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:

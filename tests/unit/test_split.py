@@ -6,7 +6,7 @@ from array import array
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.common.errors import UserError
@@ -100,6 +100,7 @@ def test_the_share_held_out_is_the_fraction_and_larger_fractions_hold_out_more()
     assert held[0.01] < held[0.1] < held[0.5] < held[1.0]
 
 
+@settings(deadline=None)
 @given(order=st.randoms(use_true_random=False))
 def test_the_split_does_not_depend_on_the_order_of_rows(order: random.Random) -> None:
     rows = question_rows(150)
@@ -172,6 +173,7 @@ def test_counts_name_every_loss_and_its_first_place() -> None:
     )
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["a", "b", "c", " ", "a "]), max_size=12), st.floats(0, 1))
 def test_counts_add_up_and_only_an_empty_side_is_an_error(texts: list[str], fraction: float) -> None:
     said = {text.strip() for text in texts if text.strip()}
@@ -232,6 +234,7 @@ def test_the_first_of_equal_rows_is_kept() -> None:
     assert [record.columns["n"] for _, record in collect(rows, "pretrain", 0.0)[0]] == [1]
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(st.binary(min_size=16, max_size=16), st.sampled_from([bytes(16), b"\x01" + bytes(15)]))))
 def test_fingerprint_set_is_a_set(values: list[bytes]) -> None:
     ours, theirs = FingerprintSet(), set[bytes]()

@@ -1,0 +1,249 @@
+"""Four roles on one base: the reference is the base, ratios start at 1, the reward judges as it was trained to."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import AutoModelForSequenceClassification
+
+from components.common.device import device_policy
+from components.common.errors import InputError
+from components.common.evaluation import last_token_scores, pad
+from components.common.generation import Sampling
+from components.common.models import lora_targets, save_adapter
+from components.data.table import build_table
+from components.data.tokenise import Tokens
+from components.rl import ppo
+from components.rl.config import RlConfig
+from components.rl.experience import Setup, gather_experience, micro_batches, minibatches
+from components.rl.roles import Roles, load_adapter_weights, read_adapter_config
+from components.rl.rollout import Prompts, prompt_rows, roll_out
+from components.rl.update import Optimizers, update
+from tests.support.models import FAMILIES, randomise_lora, tiny_model
+
+POLICY = device_policy()
+QUESTIONS = ["What did the cow say?", "the", "cow pig duck hen owl frog", "said oink in the tower", "owl", "baa moo"]
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param
+
+
+@pytest.fixture
+def base(family, tokenizer, tmp_path):
+    tiny_model(family, tokenizer).save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+@pytest.fixture
+def reward_adapter(base, tokenizer, tmp_path):
+    """A reward adapter with a score head, as the reward stage saves it."""
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    targets = lora_targets(model)
+    model = get_peft_model(
+        model, LoraConfig(task_type="SEQ_CLS", r=4, target_modules=targets, modules_to_save=["score"])
+    )
+    randomise_lora(model, "default", seed=1)
+    with torch.no_grad():
+        model.get_base_model().score.modules_to_save["default"].weight.normal_(generator=torch.manual_seed(2))
+    save_adapter(model, tmp_path / "reward", base="base")
+    return tmp_path / "reward", model.eval()
+
+
+def make_roles(base, reward_folder, temperature=1.0):
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    targets = lora_targets(model)
+    model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=targets), adapter_name="policy")
+    for name in ("reward", "critic"):
+        model.add_adapter(name, read_adapter_config(reward_folder))
+        head = load_adapter_weights(model, reward_folder, name)
+    value_head = nn.Linear(head.shape[1], 1)
+    with torch.no_grad():
+        value_head.weight.copy_(head)
+        value_head.bias.zero_()
+    return Roles(model.eval(), value_head, head, POLICY, temperature)
+
+
+@pytest.fixture
+def roles(base, reward_adapter):
+    return make_roles(base, reward_adapter[0])
+
+
+@pytest.fixture
+def prompts(tokenizer):
+    rows = [Tokens(np.asarray(tokenizer(text)["input_ids"])) for text in QUESTIONS]
+    records = [{"messages": [{"role": "user", "content": text}], "answer": "moo"} for text in QUESTIONS]
+    return Prompts(build_table(rows, len(tokenizer)), records)
+
+
+CONFIG = RlConfig(
+    rollout_batch_size=12,
+    num_mini_batches=2,
+    num_ppo_epochs=2,
+    per_device_train_batch_size=3,
+    max_completion_length=6,
+    learning_rate=1e-2,
+    critic_learning_rate=1e-2,
+    num_generations=2,
+)
+
+
+def make_rollout(roles, prompts, tokenizer, seed=0):
+    sampling = Sampling(CONFIG.max_completion_length, (tokenizer.eos_token_id,), CONFIG.temperature, seed, 0)
+    return roll_out(roles, prompts, range(6), sampling, CONFIG.num_generations, max_tokens=10**6)
+
+
+def make_setup(roles, prompts, tokenizer):
+    return Setup(roles, prompts, lambda ids: tokenizer.decode(ids), (), CONFIG, seed=0)
+
+
+def test_kl_is_exactly_zero_and_ratios_exactly_one_before_the_first_step(roles, prompts, tokenizer):
+    rollout = make_rollout(roles, prompts, tokenizer)
+    experience = gather_experience(make_setup(roles, prompts, tokenizer), rollout, CONFIG.beta, step=0)
+    assert torch.equal(experience.logprobs, experience.reference)
+    assert (experience.kl() == 0).all()
+    with roles.use("policy"):
+        for minibatch in minibatches(CONFIG, 0, 0, seed=0):
+            for piece in micro_batches(minibatch, CONFIG.per_device_train_batch_size):
+                rows = list(piece)
+                new = roles.logprobs(*rollout.batch(rows, POLICY.device))
+                assert new.requires_grad
+                old = experience.logprobs[rows][rollout.mask[rows].bool()]
+                assert torch.equal((new - old).exp(), torch.ones_like(new))
+
+
+def test_sampling_and_scoring_agree_on_padded_batches(roles, prompts, tokenizer):
+    randomise_lora(roles.model, "policy", seed=9)
+    rollout = make_rollout(roles, prompts, tokenizer)
+    with torch.no_grad(), roles.use("policy") as model:
+        scored = roles.logprobs(*rollout.batch(range(len(rollout)), POLICY.device))
+        alone = []
+        for prompt, completion in zip(rollout.prompts, rollout.completions, strict=True):
+            ids = torch.tensor(np.concatenate([prompt, completion]))[None]
+            logprobs = model(input_ids=ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+            alone.append(logprobs.gather(-1, ids[0, len(prompt) :, None]).squeeze(-1))
+    assert torch.allclose(scored, torch.cat(alone), atol=1e-4)
+    # Greedy decoding from a left-padded, cached batch picks what the scoring pass finds likeliest.
+    greedy = roll_out(roles, prompts, range(6), Sampling(6, (-1,)), 1, max_tokens=10**6)
+    with torch.no_grad(), roles.use("policy") as model:
+        for prompt, completion in zip(greedy.prompts, greedy.completions, strict=True):
+            ids = torch.tensor(np.concatenate([prompt, completion]))[None]
+            best = model(input_ids=ids).logits[0, len(prompt) - 1 : -1].argmax(-1)
+            assert best.tolist() == completion.tolist()
+
+
+def test_a_rollout_scores_as_that_conversation_does_as_a_reward_model_row(roles, reward_adapter, prompts, tokenizer):
+    _, reward_model = reward_adapter
+    rollout = make_rollout(roles, prompts, tokenizer)
+    ids, mask, _ = rollout.batch(range(len(rollout)), POLICY.device)
+    with torch.no_grad():
+        scores = roles.scores(ids, mask)
+        for row, sequence in enumerate(rollout.sequences):
+            expected = reward_model(input_ids=torch.tensor(sequence)[None]).logits.squeeze()
+            assert scores[row].item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_values_start_as_the_reward_model_sees_the_state(roles, reward_adapter, prompts, tokenizer):
+    _, reward_model = reward_adapter
+    rollout = make_rollout(roles, prompts, tokenizer)
+    with torch.no_grad(), roles.use("critic"):
+        values = roles.values(*rollout.batch([0], POLICY.device))
+    ids, mask = pad([rollout.prompts[0]], 0, POLICY.device)
+    head = reward_model.get_base_model().score.modules_to_save["default"].weight
+    with torch.no_grad():
+        assert values[0].item() == pytest.approx(last_token_scores(reward_model, ids, mask, head).item(), abs=1e-5)
+
+
+def test_an_update_changes_policy_and_critic_and_nothing_else(roles, prompts, tokenizer):
+    setup = make_setup(roles, prompts, tokenizer)
+    experience = gather_experience(setup, make_rollout(roles, prompts, tokenizer), CONFIG.beta, step=0)
+    before = {name: p.detach().clone() for name, p in roles.model.named_parameters()}
+    optimizers = Optimizers.build(roles, CONFIG.model_copy(update={"warmup_ratio": 0.0}))
+    values = update(roles, experience, optimizers, CONFIG, step=0, seed=0)
+    changed = {name for name, p in roles.model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed == {n for n in before if ".policy." in n or ".critic." in n}
+    assert values["grad_norm_policy"] > 0
+    assert values["grad_norm_critic"] > 0
+
+
+def test_an_update_makes_good_completions_likelier(roles, prompts, tokenizer):
+    setup = make_setup(roles, prompts, tokenizer)
+    rollout = make_rollout(roles, prompts, tokenizer)
+    experience = gather_experience(setup, rollout, CONFIG.beta, step=0)
+    optimizers = Optimizers.build(roles, CONFIG.model_copy(update={"warmup_ratio": 0.0}))
+    update(roles, experience, optimizers, CONFIG, step=0, seed=0)
+    with torch.no_grad(), roles.use("policy"):
+        new = roles.logprobs(*rollout.batch(range(len(rollout)), POLICY.device))
+    gain = new - experience.logprobs[rollout.mask.bool()]
+    advantages = experience.advantages[rollout.mask.bool()]
+    assert (gain * advantages).mean() > 0.01
+
+
+def test_one_role_at_a_time(roles):
+    with (
+        roles.use("policy"),
+        pytest.raises(RuntimeError, match="critic entered while policy is active"),
+        roles.use("critic"),
+    ):
+        pass
+    with roles.use("reference"):
+        pass
+
+
+def test_prompts_come_shuffled_epoch_by_epoch_from_the_step_number():
+    batches = [prompt_rows(range(100, 107), step, 3, seed=1) for step in range(14)]
+    epochs = [row for batch in batches for row in batch]
+    for epoch in range(6):
+        assert sorted(epochs[7 * epoch : 7 * epoch + 7]) == list(range(100, 107))
+    assert epochs[:7] != epochs[7:14]
+    assert prompt_rows(range(100, 107), 4, 3, seed=1) == batches[4]
+    assert max(len(prompt_rows([5], 0, 4, seed=0)), 0) == 4
+
+
+@pytest.mark.parametrize("family", ["llama"], indirect=True)
+class TestAdapterWeights:
+    def test_a_missing_tensor_is_named(self, base, reward_adapter, tmp_path):
+        self.change(reward_adapter[0], lambda tensors: tensors.pop(next(n for n in tensors if "lora_B" in n)))
+        with pytest.raises(InputError, match="there are no weights for"):
+            make_roles(base, reward_adapter[0])
+
+    def test_a_tensor_without_place_is_named(self, base, reward_adapter):
+        def rename(tensors):
+            name = next(n for n in tensors if "lora_B" in n)
+            tensors["base_model.model.model.layers.9.self_attn.q_proj.lora_B.weight"] = tensors.pop(name)
+
+        self.change(reward_adapter[0], rename)
+        with pytest.raises(InputError, match=r"layers\.9.* has no place"):
+            make_roles(base, reward_adapter[0])
+
+    def test_a_wrong_shape_is_named(self, base, reward_adapter):
+        config = reward_adapter[0] / "adapter_config.json"
+        config.write_text(json.dumps({**json.loads(config.read_text()), "r": 8}))
+        with pytest.raises(InputError, match="has no place"):
+            make_roles(base, reward_adapter[0])
+
+    @staticmethod
+    def change(folder, edit):
+        from safetensors.torch import load_file, save_file
+
+        tensors = load_file(folder / "adapter_model.safetensors")
+        edit(tensors)
+        save_file(tensors, folder / "adapter_model.safetensors")
+
+
+def test_advantages_are_white_and_returns_consistent(roles, prompts, tokenizer):
+    rollout = make_rollout(roles, prompts, tokenizer)
+    experience = gather_experience(make_setup(roles, prompts, tokenizer), rollout, CONFIG.beta, step=0)
+    assert ppo.masked_mean(experience.advantages, rollout.mask).item() == pytest.approx(0, abs=1e-5)
+    # gamma is 1 and beta × KL is 0 here: a return is what the value function and the score at the end say.
+    last = rollout.mask.long().sum(1) - 1
+    scores = experience.worth.total - CONFIG.missing_eos_penalty * ~rollout.ended
+    assert torch.allclose(experience.returns[torch.arange(12), last], torch.tensor(scores).float(), atol=1e-5)
