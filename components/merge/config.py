@@ -24,7 +24,7 @@ class MergeConfig(Config):
     workers: Annotated[int | None, Field(ge=1, le=64), Neutral()] = None
 
     def thread_count(self) -> int:
-        """`workers`, or this machine's default; it is no field's default, so that manifests are alike everywhere."""
+        """`workers`, or this machine's default."""
         return self.workers or min(4, os.cpu_count() or 1)
 
 

@@ -68,7 +68,9 @@ class Comparison:
     def sentence(self) -> str:
         """`perplexity 25.7 → 4.90`."""
         before, after = self.values()
-        label = self.metric.label[0].lower() + self.metric.label[1:]
+        label = self.metric.label
+        if label[1:2].islower():  # not an abbreviation such as KL
+            label = label[0].lower() + label[1:]
         return f"{label} {before} → {after}" if before else f"{label} {after}"
 
 

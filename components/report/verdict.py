@@ -124,5 +124,7 @@ def _results(steps: list[StepData]) -> tuple[str, ...]:
 
 
 def _names(steps: list[StepData]) -> str:
+    """Steps as a sentence begins; merges go without saying beside the stages they belong to."""
+    steps = [step for step in steps if not step.name.startswith("merge-")] or steps
     names = listed([title(step.name).lower() for step in steps])
     return names[0].upper() + names[1:]

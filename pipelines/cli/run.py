@@ -22,6 +22,7 @@ from components.common.errors import RlhfError, UserError
 from components.common.logs import MARK
 from components.common.store import open_store
 from components.launcher.record import Run
+from components.prepare.resolve import Request, resolve
 from pipelines.cli.errors import reported
 from pipelines.cli.parameters import parse_parameters
 
@@ -63,6 +64,8 @@ def run(
         parameters = {"preset": "tiny-cpu", **parse_parameters(pairs), **given}
         for name in ("config", "model", "data", "preset"):
             parameters[name] = _absolute(str(parameters.get(name, "")))
+        if file.parent == DEFAULT_PIPELINE.parent:  # one of ours: see that it can be run before anything is written
+            resolve(Request(**parameters))  # type: ignore[arg-type]
         started = Run(open_store(store), run_id or _new_run_id())
         click.echo(f"run {started.run_id} in {started.store.root}")
         code = _run_pipeline(file, started, parameters, verbose)

@@ -1,0 +1,40 @@
+"""Running our commands as processes, as users do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """This process's environment, with the tree on the import path and one thread."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **changes}
+
+
+def python(
+    *arguments: str, cwd: Path | None = None, timeout: float = 600, **changes: str
+) -> subprocess.CompletedProcess:
+    """Runs this interpreter; stdout and stderr are text."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd or ROOT,
+        env=environment(**changes),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+def rlhf(*arguments: str, **options) -> subprocess.CompletedProcess:
+    """Runs `rlhf`."""
+    return python("-m", "pipelines.cli", *arguments, **options)
+
+
+def kfp(*arguments: str, **options) -> subprocess.CompletedProcess:
+    """Runs `kfp` as our distribution installs it."""
+    return python("-m", "pipelines.cli.kfp_command", *arguments, **options)

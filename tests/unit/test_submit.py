@@ -1,0 +1,81 @@
+"""`kfp run submit pipelines/rlhf.py` against a stub of the API server."""
+
+import socket
+
+import pytest
+import yaml
+
+from tests.support import pipelines
+from tests.support.commands import kfp, rlhf
+from tests.support.kfp_server import kfp_server
+
+
+@pytest.fixture
+def server():
+    with kfp_server() as running:
+        yield running
+
+
+def test_the_pipeline_is_compiled_and_started_with_its_parameters(server):
+    result = kfp("--endpoint", server.url, "run", "submit", "pipelines/rlhf.py", "seed=3", "sft.learning_rate=1e-4")
+    assert result.returncode == 0, result.stderr
+    (run,) = server.runs
+    assert run["runtime_config"]["parameters"] == {"seed": 3, "overrides": "sft.learning_rate=1e-4"}
+    assert run["pipeline_spec"]["pipelineInfo"]["name"] == "rlhf"
+    assert "run r1" in result.stdout
+    assert "kubectl logs -n kubeflow -f -l pipeline/runid=r1" in result.stdout
+
+
+def test_a_local_configuration_is_sent_as_text(server, tmp_path):
+    (tmp_path / "c.yaml").write_text("sft: {max_steps: 3}\n")
+    result = rlhf("submit", "--endpoint", server.url, f"config={tmp_path / 'c.yaml'}")
+    assert result.returncode == 0, result.stderr
+    assert yaml.safe_load(server.runs[0]["runtime_config"]["parameters"]["config"]) == {"sft": {"max_steps": 3}}
+
+
+@pytest.mark.parametrize(
+    ("states", "code"),
+    [
+        ([None, "PENDING", "RUNNING", "SUCCEEDED"], 0),
+        (["RUNNING", "FAILED"], 1),
+        (["RUNNING", "CANCELING", "CANCELED"], 1),
+    ],
+)
+def test_waiting_ends_with_the_runs_state(server, states, code):
+    server.states = states
+    result = kfp("run", "submit", "-w", "--endpoint", server.url, "pipelines/rlhf.py")
+    assert result.returncode == code, result.stderr
+    assert states[-1] in result.stdout
+
+
+def test_a_refusal_is_told_in_one_line(server):
+    server.refuse = 403
+    result = kfp("run", "submit", "--endpoint", server.url, "pipelines/rlhf.py")
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ")
+    assert "403" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_no_server_is_told_in_one_line():
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+    result = kfp("run", "submit", "--endpoint", url, "pipelines/rlhf.py")
+    assert result.returncode == 75
+    assert "no answer from Kubeflow Pipelines" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_pipeline_file_with_an_error_is_not_sent(server, tmp_path):
+    file = pipelines.write(tmp_path, "from kfp import dsl\n\nraise ValueError('oh')\n")
+    result = kfp("run", "submit", "--endpoint", server.url, str(file))
+    assert result.returncode == 2
+    assert "pipeline.py line 3: ValueError: oh" in result.stderr
+    assert server.runs == []
+
+
+def test_a_wrong_parameter_is_not_sent(server):
+    result = kfp("run", "submit", "--endpoint", server.url, "pipelines/rlhf.py", "sead=1")
+    assert result.returncode == 2
+    assert server.runs == []
