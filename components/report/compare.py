@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from components.report.metrics import SIZES, Metric, describe
+from components.report.metrics import SIZES, Metric, describe, rank
 
 Outcome = Literal["better", "worse", "same", "unclear", "none"]
 
@@ -85,7 +85,7 @@ def stage_comparisons(metrics: Mapping[str, Any]) -> list[Comparison]:
             _interval(metrics.get(f"{name}_gain"), "low", "high"),
             _certainty(name, float(value), after),
         )
-        for name, value in after.items()
+        for name, value in sorted(after.items(), key=lambda item: rank(item[0]))
         if name not in SIZES and _number(value) is not None
     ]
 
@@ -96,7 +96,7 @@ def final_comparisons(metrics: Mapping[str, Any]) -> list[Comparison]:
         Comparison(
             name, _number(values.get("before")), float(values["after"]), _interval(values, "gain_low", "gain_high")
         )
-        for name, values in metrics.items()
+        for name, values in sorted(metrics.items(), key=lambda item: rank(item[0]))
         if isinstance(values, Mapping) and _number(values.get("after")) is not None
     ]
 

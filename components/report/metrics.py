@@ -47,18 +47,19 @@ class Metric:
 # Numbers that say how much was measured, not how well it went.
 SIZES = ("tokens", "prompts", "pairs", "pairs_equal_length", "pairs_chosen_longer", "pairs_chosen_shorter")
 
+# In the order in which they are shown.
 _KNOWN = {
     "perplexity": Metric("Perplexity", "lower"),
+    "reward": Metric("Reward", "higher"),
+    "accuracy": Metric("Pairwise accuracy", "higher", is_share=True),
+    "margin": Metric("Margin", "higher"),
     "loss": Metric("Loss", "lower", "nats"),
     "exact_match": Metric("Exact match", "higher", is_share=True),
     "token_accuracy": Metric("Token accuracy", "higher", is_share=True),
-    "accuracy": Metric("Pairwise accuracy", "higher", is_share=True),
     "accuracy_equal_length": Metric("Accuracy, equal length", "higher", is_share=True),
     "accuracy_chosen_longer": Metric("Accuracy, chosen longer", "higher", is_share=True),
     "accuracy_chosen_shorter": Metric("Accuracy, chosen shorter", "higher", is_share=True),
     "accuracy_head_only": Metric("Accuracy, adapter off", "", is_share=True),
-    "margin": Metric("Margin", "higher"),
-    "reward": Metric("Reward", "higher"),
     "kl": Metric("KL from the reference", "", "nats/answer"),
     "kl_k3": Metric("KL, k3 estimate", "", "nats/answer"),
     "approx_kl": Metric("KL from the rollout policy", "", "nats/token"),
@@ -67,14 +68,15 @@ _KNOWN = {
     "ended": Metric("Answers that end", "higher", is_share=True),
     "completion_tokens": Metric("Completion length", "", "tokens"),
     "clipped": Metric("Clipped share", "", is_share=True),
-    "policy_loss": Metric("Policy loss"),
     "value_loss": Metric("Value loss", "lower"),
     "explained_variance": Metric("Explained variance", "higher"),
+    "policy_loss": Metric("Policy loss"),
     "lr": Metric("Learning rate"),
     "grad_norm": Metric("Gradient norm"),
     "grad_norm_policy": Metric("Gradient norm, policy"),
     "grad_norm_critic": Metric("Gradient norm, critic"),
 }
+_ORDER = {name: index for index, name in enumerate(_KNOWN)}
 
 
 def describe(name: str) -> Metric:
@@ -85,3 +87,8 @@ def describe(name: str) -> Metric:
 def is_reward(name: str) -> bool:
     """Whether a curve is a reward: the reward model's or a reward function's."""
     return name == "reward" or name not in _KNOWN
+
+
+def rank(name: str) -> tuple[int, str]:
+    """Sorts metrics as they are shown: reward functions next to the reward model's reward."""
+    return _ORDER.get(name, _ORDER["reward"]), name if name not in _ORDER else ""

@@ -13,7 +13,7 @@ from components.report import formats
 from components.report.charts import line_chart
 from components.report.collect import RunData, StepData
 from components.report.compare import Comparison, final_comparisons, measured_on, stage_comparisons
-from components.report.metrics import Metric, describe, is_reward
+from components.report.metrics import Metric, describe, is_reward, rank
 from components.report.samples import AnswerRow, PairRow, answer_rows, pair_rows
 from components.report.verdict import title
 
@@ -120,10 +120,10 @@ def _view(run: RunData, step: StepData) -> StageView:
 def _charts(step: StepData) -> tuple[list[Chart], list[Chart]]:
     wanted: tuple[str, ...] = _FIRST_CURVES.get(step.name, _OTHER_FIRST_CURVES)
     if step.name == "rl":
-        rewards = sorted((name for name in step.curves if is_reward(name)), key=lambda name: name != "reward")
+        rewards = sorted((name for name in step.curves if is_reward(name)), key=rank)
         wanted = (*rewards, *wanted)
     first = [name for name in wanted if name in step.curves]
-    return _drawn(step, first), _drawn(step, sorted(set(step.curves) - set(first)))
+    return _drawn(step, first), _drawn(step, sorted(set(step.curves) - set(first), key=rank))
 
 
 def _drawn(step: StepData, names: list[str]) -> list[Chart]:
@@ -155,7 +155,12 @@ def _facts(run: RunData, step: StepData) -> list[tuple[str, str]]:
         *(_training_facts(config, step) if trains else []),
         ("Held-out data", ", ".join(sizes)),
         ("Merged", _merged(run.step(f"merge-{step.name}"))),
-        ("Result", f"{artifact.manifest.kind.replace('_', ' ')} {formats.short_digest(artifact.manifest.digest)}" if artifact else ""),
+        (
+            "Result",
+            f"{artifact.manifest.kind.replace('_', ' ')} {formats.short_digest(artifact.manifest.digest)}"
+            if artifact
+            else "",
+        ),
     ]
     return [(label, value) for label, value in facts if value]
 
@@ -184,7 +189,7 @@ def _steps(config: Mapping[str, Any], step: StepData) -> str:
     steps = f"{reached:,.0f} of {limit:,}" if unfinished else f"{max(reached, limit):,.0f}"
     if "rollout_batch_size" in config:
         return f"{steps} rollouts of {config['rollout_batch_size']} answers"
-    return f"{steps} of {config.get('train_batch_size')} rows"
+    return f"{steps} of {config['train_batch_size']} rows"
 
 
 def _merged(step: StepData) -> str:

@@ -89,7 +89,9 @@ def _judge_results(run: RunData, steps: list[StepData]) -> Verdict:
         worse = _clearly_worse(run, steps)
         return Verdict("mixed" if worse else "good", f"{every} beat its input on held-out data.", worse + details)
     facts = "; ".join(f"{comparison.sentence()}{_how_sure(comparison)}" for _, comparison in lost)
-    sentence = f"{_names([step for step, _ in lost])} did not beat {'its' if len(lost) == 1 else 'their'} input: {facts}."
+    sentence = (
+        f"{_names([step for step, _ in lost])} did not beat {'its' if len(lost) == 1 else 'their'} input: {facts}."
+    )
     return Verdict("mixed" if len(lost) < len(measured) else "bad", sentence, details)
 
 

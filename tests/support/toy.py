@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-ANIMALS = ["cat", "dog", "cow", "pig", "duck", "hen", "owl", "frog", "sheep", "horse", "mouse", "crow"]
-SAYS = ["meow", "woof", "moo", "oink", "quack", "cluck", "hoot", "croak", "baa", "neigh", "squeak", "caw"]
-PLACES = ["house", "yard", "field", "barn", "pond", "coop", "tree", "swamp", "hill", "stable", "cellar", "tower"]
+ANIMALS = ["cat", "dog", "cow", "pig", "duck", "hen", "owl", "frog"]
+SAYS = ["meow", "woof", "moo", "oink", "quack", "cluck", "hoot", "croak"]
+PLACES = ["house", "yard", "field", "barn", "pond", "coop", "tree", "swamp"]
 NAMES = [first + rest for first in "BDFKLMNPRSTV" for rest in ("ada", "elo", "imi", "oru", "una")]
 
 

@@ -291,12 +291,9 @@ def publish(pair: Path, name: str, kind: Any, parents: dict[str, Parent]) -> Art
     """Makes an artifact of a folder and reads it back."""
     store = DirectoryStore(pair / "store")
     files = list_files(pair / name)
-    commit(
-        store,
-        f"artifacts/{name}/k",
-        pair / name,
-        Manifest(kind=kind, stage=name, key="k", files=files, parents=parents),
-    )
+    tokenizer = {"vocabulary": f"that of {name}"}
+    manifest = Manifest(kind=kind, stage=name, key="k", files=files, parents=parents, tokenizer=tokenizer)
+    commit(store, f"artifacts/{name}/k", pair / name, manifest)
     return find_input(name, f"{pair / 'store'}/artifacts/{name}/k", (kind,))
 
 
@@ -318,7 +315,18 @@ def test_parent(digest: str | None, code: int, text: str, pair: Path, capsys: py
     printed = capsys.readouterr()
     assert text in printed.out + printed.err
     assert "warning" not in printed.out
-    assert len(list((pair / "store" / "artifacts").glob("merge/*"))) == (1 if code == 0 else 0)
+    merged = list((pair / "store" / "artifacts" / "merge").glob("*/manifest.json"))
+    assert len(merged) == (1 if code == 0 else 0)
+    for path in merged:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+        assert (manifest.kind, manifest.tokenizer) == ("model", {"vocabulary": "that of base"})
+        assert manifest.metrics == {
+            "tensors_merged": 1,
+            "tensors_replaced": 0,
+            "tensors_copied": 3,
+            "bytes": 336,
+            "parameters": 84,
+        }
 
 
 @pytest.mark.parametrize(
