@@ -27,6 +27,9 @@ class ScratchModel(Config):
     num_hidden_layers: int = Field(4, ge=1)
     num_attention_heads: int = Field(4, ge=1)
     max_position_embeddings: int = Field(512, ge=16)
+    initializer_range: float = Field(
+        0.1, gt=0, description="large: LoRA cannot make up for embeddings that stay too short to tell tokens apart"
+    )
     max_length: int = Field(256, ge=8, description="tokens in a packed row of its training")
     heldout: float = Field(0.02, gt=0, lt=1)
     train: PretrainConfig = PretrainConfig(lora=None, init="scratch", learning_rate=2e-3)

@@ -97,6 +97,7 @@ def make_config(scratch: ScratchModel, tokenizer: Any) -> Any:
         num_attention_heads=scratch.num_attention_heads,
         num_key_value_heads=scratch.num_attention_heads,
         max_position_embeddings=scratch.max_position_embeddings,
+        initializer_range=scratch.initializer_range,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=Chat(tokenizer).end_of_turn_id,

@@ -46,7 +46,7 @@ class ArtifactData:
     """An artifact with what of it can be shown.
 
     Attributes:
-        uri: As the run's record or its child's manifest names it.
+        uri: As the run's record names it; an ancestor's is below this store's root.
         prefix: Its folder below the store's root.
         manifest: Its manifest.
         step: The step of this run that made or used it as its result; empty for an ancestor of other origin.
@@ -206,7 +206,7 @@ def _read_step(run: Run, step: StepData) -> StepData:
 
 def _read_artifact(store: Store, uri: str, step: str = "") -> ArtifactData:
     # By its place below the root: a store that was moved or is mounted elsewhere still has it there.
-    prefix = split_uri(f"/{uri}")[1]
+    prefix = split_uri(uri)[1]
     manifest = read_manifest(store, prefix)
     files = {entry.path for entry in manifest.files}
     curves = parse_curves(store.read(f"{prefix}/{CURVES}").decode()) if CURVES in files else {}
@@ -231,7 +231,7 @@ def _lineage(store: Store, artifacts: list[ArtifactData]) -> tuple[ArtifactData,
             if not prefix or prefix in found:
                 continue
             try:
-                visit(given.get(prefix) or _read_artifact(store, parent.uri))
+                visit(given.get(prefix) or _read_artifact(store, f"{store.root}/{prefix}"))
             except InputError:  # removed since: its child's manifest still names it
                 continue
         found[artifact.prefix] = artifact

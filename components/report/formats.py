@@ -22,8 +22,16 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def percent(value: float, digits: int = 1) -> str:
-    """A share of 1 as per cent: `97.1 %`."""
+    """A share of 1 as per cent: `97.1 %`; nothing and everything without decimals."""
+    if value in (0, 1):
+        return f"{value * 100:.0f} %"
     return _signed(f"{value * 100:.{digits}f} %") if math.isfinite(value) else "not a number"
+
+
+def rate(value: float) -> str:
+    """A learning rate as people write them: `2e-4`, `0.004`."""
+    mantissa, _, exponent = f"{value:e}".partition("e")
+    return f"{float(mantissa):g}e{int(exponent)}" if 0 < value < 1e-3 else f"{value:g}"
 
 
 def count(value: float) -> str:

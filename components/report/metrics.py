@@ -40,6 +40,8 @@ class Metric:
 
     def show_change(self, change: float) -> str:
         """A difference of two values, with its sign."""
+        if change == 0:
+            return "0"
         text = f"{formats.number(change * 100)} points" if self.is_share else formats.number(change)
         return f"+{text}" if change > 0 else text
 

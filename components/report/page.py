@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -75,7 +73,8 @@ def render(run: RunData, now: float) -> str:
     )
     assert environment.loader is not None
     style, script = (environment.loader.get_source(environment, name)[0] for name in ("style.css", "page.js"))
-    stages = stage_views(run)
+    artifacts = artifact_views(run)
+    stages = stage_views(run, artifacts)
     return environment.get_template("page.html.jinja").render(
         run=run,
         verdict=judge(run),
@@ -87,7 +86,7 @@ def render(run: RunData, now: float) -> str:
         datasets=dataset_views(run),
         solve_rates=solve_rates(run),
         solve_range=(run.config.get("rl") or {}).get("solve_rate") or {},
-        artifacts=artifact_views(run),
+        artifacts=artifacts,
         yaml=yaml_lines(run.config_text),
         versions=versions(run),
         written=formats.when(now),
@@ -102,13 +101,15 @@ def header_facts(run: RunData) -> list[tuple[str, str]]:
     """Label and value of what identifies a run."""
     began = [step.record.started for step in run.steps if step.record]
     final = run.final_model()
+    is_finished = all(step.state in ("done", "reused", "off") for step in run.steps if step.name != "report")
+    digest = formats.short_digest(final.manifest.digest) if final else ""
     facts = [
         ("Preset", str(run.request.get("preset", ""))),
         ("Base model", base_model(run)),
         ("Seed", str(run.config.get("seed", 0))),
         ("Started", formats.when(min(began)) if began else ""),
-        ("Took", formats.duration(total_seconds(run)) if began else ""),
-        ("Final model", formats.short_digest(final.manifest.digest) if final else ""),
+        ("Took" if is_finished else "Took so far", formats.duration(total_seconds(run)) if began else ""),
+        ("Final model" if is_finished else "Newest model", digest),
     ]
     return [(label, value) for label, value in facts if value]
 
@@ -145,7 +146,7 @@ def flow(run: RunData, sections: set[str]) -> list[FlowNode]:
     nodes: list[FlowNode] = []
     for step in run.steps:
         if step.name.startswith("merge-") and nodes:
-            nodes[-1] = FlowNode(**{**vars(nodes[-1]), "merge": _node(step, set())})
+            nodes[-1] = replace(nodes[-1], merge=_node(step, set()))
         else:
             nodes.append(_node(step, sections))
     return nodes
@@ -184,7 +185,7 @@ def _node(step: StepData, sections: set[str]) -> FlowNode:
         short,
         state,
         word,
-        time_spent(step),
+        "" if step.state == "reused" else time_spent(step),
         results=final_comparisons(step.metrics)[:2] if step.name == "evaluate" else headlines(step),
         note=f"{formats.count(rows)} rows" if rows else "",
         anchor=anchor,

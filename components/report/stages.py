@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from components.report import formats
 from components.report.charts import line_chart
 from components.report.collect import RunData, StepData
 from components.report.compare import Comparison, final_comparisons, measured_on, stage_comparisons
+from components.report.lineage import ArtifactView
 from components.report.metrics import Metric, describe, is_reward, rank
 from components.report.samples import AnswerRow, PairRow, answer_rows, pair_rows
 from components.report.verdict import title
@@ -52,6 +53,7 @@ class StageView:
         answers: Sample answers.
         right: How many of them are right before and after; None where none can be.
         pairs: Preference pairs.
+        result: The artifact in the lineage.
     """
 
     name: str
@@ -67,12 +69,14 @@ class StageView:
     answers: list[AnswerRow]
     right: tuple[int | None, int] | None
     pairs: list[PairRow]
+    result: ArtifactView | None
 
 
-def stage_views(run: RunData) -> list[StageView]:
-    """Sections in the flow's order. The base has one only if this project trained it."""
-    wanted = [run.step(name) for name in STAGES]
-    return [_view(run, step) for step in wanted if step.name != "prepare" or step.metrics.get("after") or _failed(step)]
+def stage_views(run: RunData, artifacts: Sequence[ArtifactView]) -> list[StageView]:
+    """Sections in the flow's order. Preparing has one only if it trained the base, or failed."""
+    known = {artifact.digest: artifact for artifact in artifacts}
+    shown = [name for name in STAGES if name != "prepare" or _trained_base(run.step(name))]
+    return [_view(run, run.step(name), known) for name in shown]
 
 
 def time_spent(step: StepData) -> str:
@@ -91,11 +95,11 @@ def error_of(step: StepData) -> str:
     return step.problem
 
 
-def _failed(step: StepData) -> bool:
-    return step.state == "failed"
+def _trained_base(prepare: StepData) -> bool:
+    return prepare.state == "failed" or "after" in prepare.metrics
 
 
-def _view(run: RunData, step: StepData) -> StageView:
+def _view(run: RunData, step: StepData, known: Mapping[str, ArtifactView]) -> StageView:
     compare = final_comparisons if step.name == "evaluate" else stage_comparisons
     is_pairs = bool(step.samples) and "score_chosen" in step.samples[0]
     answers = [] if is_pairs else answer_rows(step.samples, continued=step.name in ("prepare", "pretrain"))
@@ -114,6 +118,7 @@ def _view(run: RunData, step: StepData) -> StageView:
         answers=answers,
         right=_right(answers),
         pairs=pair_rows(step.samples) if is_pairs else [],
+        result=known.get(step.artifact.manifest.digest) if step.artifact else None,
     )
 
 
@@ -145,34 +150,28 @@ def _right(answers: list[AnswerRow]) -> tuple[int | None, int] | None:
 
 
 def _facts(run: RunData, step: StepData) -> list[tuple[str, str]]:
-    artifact = step.artifact
     config: Mapping[str, Any] = run.config.get(step.name) or {}
     if step.name == "prepare":
         config = run.config.get("model", {}).get("scratch", {}).get("train", {})
     sizes = [f"{count:,} {name}" for name, count in measured_on(step.metrics).items()]
     trains = step.state != "off" and step.name != "evaluate"
     facts = [
-        *(_training_facts(config, step) if trains else []),
+        *(training_facts(config, step) if trains else []),
         ("Held-out data", ", ".join(sizes)),
         ("Merged", _merged(run.step(f"merge-{step.name}"))),
-        (
-            "Result",
-            f"{artifact.manifest.kind.replace('_', ' ')} {formats.short_digest(artifact.manifest.digest)}"
-            if artifact
-            else "",
-        ),
     ]
     return [(label, value) for label, value in facts if value]
 
 
-def _training_facts(config: Mapping[str, Any], step: StepData) -> list[tuple[str, str]]:
+def training_facts(config: Mapping[str, Any], step: StepData) -> list[tuple[str, str]]:
+    """Label and value of how a stage was trained, from its section of the configuration."""
     lora = config.get("lora")
     where = "" if not lora else lora.get("target_modules", "")
     layers = "all linear layers" if where == "all-linear" else where if isinstance(where, str) else ", ".join(where)
     trained = f"LoRA of rank {lora.get('r')} on {layers}" if lora else "all parameters"
     parameters = step.metrics.get("trainable_parameters")
     rates = [config.get("learning_rate"), config.get("critic_learning_rate")]
-    rate = " and ".join(f"{value:g}" for value in rates if value is not None)
+    rate = " and ".join(formats.rate(value) for value in rates if value is not None)
     return [
         ("Trained", trained + (f", {formats.count(parameters)} parameters" if parameters else "")),
         ("Learning rate", f"{rate}, {config.get('lr_scheduler_type', '')}".strip(", ")),
@@ -189,7 +188,7 @@ def _steps(config: Mapping[str, Any], step: StepData) -> str:
     steps = f"{reached:,.0f} of {limit:,}" if unfinished else f"{max(reached, limit):,.0f}"
     if "rollout_batch_size" in config:
         return f"{steps} rollouts of {config['rollout_batch_size']} answers"
-    return f"{steps} of {config['train_batch_size']} rows"
+    return f"{steps} of {config['train_batch_size']} {'pairs' if step.name == 'reward' else 'rows'}"
 
 
 def _merged(step: StepData) -> str:

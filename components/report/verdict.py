@@ -65,7 +65,7 @@ def judge(run: RunData) -> Verdict:
     if failed:
         record = failed[-1].record
         assert record is not None
-        reached = (f"{_names(pending)} did not run.",) if pending else ()
+        reached = (_sentence(f"{_names(pending)} did not run."),) if pending else ()
         return Verdict("bad", f"{title(failed[-1].name)} failed: {error_from_dict(record.error)}.", reached)
     if running:
         return Verdict("running", f"Still running: {_names(running)}.", _results(steps))
@@ -83,31 +83,29 @@ def _judge_results(run: RunData, steps: list[StepData]) -> Verdict:
     details = _final(run)
     if not measured:
         return Verdict("mixed", "No stage was trained: all of them are switched off.", details)
-    off = [step for step in steps if step.name in HEADLINES and step.state == "off"]
+    worse = _clearly_worse(steps, besides=[comparison for _, comparison in lost])
     if not lost:
-        every = "Every stage that ran" if off else "Every stage"
-        worse = _clearly_worse(run, steps)
+        every = "Every stage that ran" if any(step.state == "off" for step in steps) else "Every stage"
         return Verdict("mixed" if worse else "good", f"{every} beat its input on held-out data.", worse + details)
     facts = "; ".join(f"{comparison.sentence()}{_how_sure(comparison)}" for _, comparison in lost)
-    sentence = (
-        f"{_names([step for step, _ in lost])} did not beat {'its' if len(lost) == 1 else 'their'} input: {facts}."
-    )
-    return Verdict("mixed" if len(lost) < len(measured) else "bad", sentence, details)
+    their = "its" if len(lost) == 1 else "their"
+    sentence = _sentence(f"{_names([step for step, _ in lost])} did not beat {their} input: {facts}.")
+    return Verdict("mixed" if len(lost) < len(measured) else "bad", sentence, worse + details)
 
 
 def _how_sure(comparison: Comparison) -> str:
-    return ", within the noise" if comparison.outcome == "unclear" else ""
+    return ", which may be chance" if comparison.outcome == "unclear" else ""
 
 
-def _clearly_worse(run: RunData, steps: list[StepData]) -> tuple[str, ...]:
-    """Metrics beside the decisive ones whose whole interval is on the wrong side."""
+def _clearly_worse(steps: list[StepData], besides: list[Comparison]) -> tuple[str, ...]:
+    """Metrics whose whole interval is on the wrong side, besides those that were named already."""
     found = [
         f"{comparison.sentence()} ({title(step.name).lower()})"
         for step in steps
         for comparison in (*stage_comparisons(step.metrics), *final_comparisons(step.metrics))
-        if comparison.gain and comparison.outcome == "worse"
+        if comparison.gain and comparison.outcome == "worse" and comparison not in besides
     ]
-    return (f"But worse than before: {'; '.join(found)}.",) if found else ()
+    return (f"Worse than before: {'; '.join(found)}.",) if found else ()
 
 
 def _final(run: RunData) -> tuple[str, ...]:
@@ -126,7 +124,10 @@ def _results(steps: list[StepData]) -> tuple[str, ...]:
 
 
 def _names(steps: list[StepData]) -> str:
-    """Steps as a sentence begins; merges go without saying beside the stages they belong to."""
+    """Steps as a sentence lists them; merges go without saying beside the stages they belong to."""
     steps = [step for step in steps if not step.name.startswith("merge-")] or steps
-    names = listed([title(step.name).lower() for step in steps])
-    return names[0].upper() + names[1:]
+    return listed([title(step.name).lower() for step in steps])
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:]

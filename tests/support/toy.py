@@ -17,8 +17,9 @@ NAMES = [first + rest for first in "BDFKLMNPRSTV" for rest in ("ada", "elo", "im
 def write_sources(folder: Path, seed: int, options: Mapping[str, Any]) -> None:
     """Writes base, pretrain, sft, reward and rl sources."""
     rng = random.Random(seed)
-    # The base knows all words, and the shape of a question, but neither the answers nor the other verb's stories.
-    documents = [_story(rng, "said") for _ in range(1200)] + [_noise(rng) for _ in range(300)]
+    # The base knows all words and can answer, but neither in a conversation nor about the other verb's stories.
+    documents = [_story(rng, "said") for _ in range(700)] + [_noise(rng) for _ in range(200)]
+    documents += [" ".join(f"{q} {a}." for q, a, _ in (_question(rng) for _ in range(4))) for _ in range(600)]
     _write(folder / "base" / "base.jsonl", [{"text": text} for text in documents])
     _write(folder / "pretrain" / "pretrain.jsonl", [{"text": _story(rng, "shouted")} for _ in range(400)])
     questions = [_question(rng) for _ in range(1200)]

@@ -1,4 +1,4 @@
-// Names the value under the pointer, copies URIs, opens what is folded for printing. The page is complete without it.
+// Names the value under the pointer and copies URIs. The page is complete without it.
 (() => {
   "use strict";
   const svg = "http://www.w3.org/2000/svg";
@@ -37,8 +37,4 @@
       setTimeout(() => (button.textContent = "copy"), 1200);
     });
   }
-
-  addEventListener("beforeprint", () => {
-    for (const folded of document.querySelectorAll("details.more")) folded.open = true;
-  });
 })();

