@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,11 +38,12 @@ def build_roles(job: Job[RlConfig]) -> Roles:
     distributed.start(policy.device)
     seed_everything(job.seed)
     base = load_causal_lm(job.folder("model"), policy)
-    model = get_peft_model(base, lora_config(base, config.lora, "CAUSAL_LM"), adapter_name="policy")
+    fresh = lora_config(base, config.lora, "CAUSAL_LM")  # of the bare base: afterwards its layers have other names
+    model = get_peft_model(base, copy.deepcopy(fresh), adapter_name="policy")
     reward = reward_input(job)
     on_base = job.plan.inputs[reward].kind == "adapter"
     head, separate = _reward_adapter(job, model, reward) if on_base else _reward_model(job, reward, policy)
-    value_head = _critic(job, model, base, head, job.folder(reward) if on_base else None)
+    value_head = _critic(job, model, fresh, head, job.folder(reward) if on_base else None)
     _prepare(model, activation_checkpointing=config.activation_checkpointing)
     device = policy.device
     roles = Roles(model, value_head.to(device), head.to(device), policy, config.temperature, separate_reward=separate)
@@ -94,13 +97,13 @@ def _reward_model(job: Job[RlConfig], reward: str, policy: DevicePolicy) -> tupl
     return separate.score.weight.detach().float().clone(), separate
 
 
-def _critic(job: Job[RlConfig], model: Any, base: Any, head: Tensor, reward_adapter: Any) -> nn.Linear:
+def _critic(job: Job[RlConfig], model: Any, fresh: Any, head: Tensor, reward_adapter: Path | None) -> nn.Linear:
     """Adds the critic's adapter and makes its head; both start as the reward model's, which knows what is good."""
     value_head = nn.Linear(head.shape[1], 1)
     nn.init.zeros_(value_head.weight)
     nn.init.zeros_(value_head.bias)
     if reward_adapter is None or job.config.critic_init == "zero":
-        model.add_adapter("critic", lora_config(base, job.config.lora, "CAUSAL_LM"))
+        model.add_adapter("critic", fresh)
         return value_head
     model.add_adapter("critic", read_adapter_config(reward_adapter))
     load_adapter_weights(model, reward_adapter, "critic")

@@ -1,0 +1,64 @@
+"""One whole run on the toy world, shared by the tests of the stages."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.common.artifacts import Manifest
+from components.launcher.record import Run, StepRecord
+from tests.support.commands import ROOT, rlhf
+
+TOY = str(ROOT / "tests" / "support" / "toy.yaml")
+
+
+@dataclass(frozen=True)
+class ToyRun:
+    """A finished run: its store and its steps by name."""
+
+    store: Path
+    run: Run
+    output: str
+
+    @property
+    def config(self) -> Path:
+        return Path(self.run.config_uri)
+
+    @property
+    def steps(self) -> dict[str, StepRecord]:
+        return {record.step: record for record in self.run.steps()}
+
+    def folder(self, step: str) -> Path:
+        """Folder of a step's artifact."""
+        return Path(self.steps[step].uri)
+
+    def manifest(self, step: str) -> Manifest:
+        """Manifest of a step's artifact."""
+        return Manifest.model_validate_json((self.folder(step) / "manifest.json").read_bytes())
+
+    def metrics(self, step: str) -> dict[str, Any]:
+        """What a step measured."""
+        return self.manifest(step).metrics
+
+    def dataset(self, task: str) -> Path:
+        """Folder of a stage's dataset."""
+        (found,) = (self.store / "artifacts" / f"data-{task}").iterdir()
+        return found
+
+    def curve(self, step: str, name: str) -> list[float]:
+        """A curve from a stage's metrics.jsonl."""
+        lines = (self.folder(step) / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line)[name] for line in lines]
+
+
+@pytest.fixture(scope="session")
+def toy_run(tmp_path_factory) -> ToyRun:
+    folder = tmp_path_factory.mktemp("toy")
+    result = rlhf("run", "--preset", TOY, "--run-id", "first", cwd=folder)
+    assert result.returncode == 0, result.stdout + result.stderr
+    store = folder / "rlhf-store"
+    return ToyRun(store, Run.of_config(f"{store}/runs/first/config.yaml"), result.stdout)
