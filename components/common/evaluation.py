@@ -209,10 +209,10 @@ def last_token_scores(model: Any, ids: torch.Tensor, mask: torch.Tensor, head: t
     return scores
 
 
-def paired_bootstrap(
+def gain_interval(
     before: NDArray[np.float64], after: NDArray[np.float64], *, seed: int = 0, rounds: int = 2000
-) -> tuple[float, float, float]:
-    """Mean improvement and its 95 % interval, resampling the pairs (Efron 1979).
+) -> dict[str, float]:
+    """Mean improvement and its 95 % interval by paired bootstrap (Efron 1979).
 
     Args:
         before: One value a prompt.
@@ -221,9 +221,9 @@ def paired_bootstrap(
         rounds: Number of resamples.
 
     Returns:
-        Mean, lower and upper bound.
+        `mean`, and the bounds `low` and `high`.
     """
     gain = after - before
     picks = np.random.default_rng(seed).integers(0, len(gain), (rounds, len(gain)))
     low, high = np.quantile(gain[picks].mean(1), [0.025, 0.975])
-    return float(gain.mean()), float(low), float(high)
+    return {"mean": float(gain.mean()), "low": float(low), "high": float(high)}

@@ -13,7 +13,7 @@ from components.common import distributed
 from components.common.chat import Chat
 from components.common.device import DevicePolicy, device_policy
 from components.common.errors import UserError
-from components.common.evaluation import evaluating, last_token_scores, paired_bootstrap, score_sequences
+from components.common.evaluation import evaluating, gain_interval, last_token_scores, score_sequences
 from components.common.generation import Sampling, generate
 from components.common.logs import say
 from components.common.models import load_causal_lm, load_reward_model
@@ -104,9 +104,10 @@ def save(job: Job[EvaluateConfig], prompts: Prompts, rows: list[int], answers: d
         metrics[name] = {"after": float(after.mean())}
         if "before" in answers:
             before = answers["before"].values[name]
-            gain, low, high = paired_bootstrap(before, after, seed=job.seed)
-            metrics[name] |= {"before": float(before.mean()), "gain": gain, "gain_low": low, "gain_high": high}
-            say(job.name, f"{name} {before.mean():.3f} → {after.mean():.3f} (gain {low:+.3f} … {high:+.3f})")
+            gain = gain_interval(before, after, seed=job.seed)
+            metrics[name] |= {"before": float(before.mean()), "gain": gain}
+            shown = f"{name} {before.mean():.3f} → {after.mean():.3f}"
+            say(job.name, f"{shown} (gain {gain['low']:+.3f} … {gain['high']:+.3f})")
     check_gates(job.config.gates, metrics)
     if distributed.is_main():
         samples = [

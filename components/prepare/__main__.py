@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -40,6 +41,8 @@ def _main(arguments: argparse.Namespace) -> int:
     check_sources(config, fields["data"])
     fields["model"]["source"] = bring_base(config, fields, arguments.output)
     store = open_store(arguments.output)
+    asked = {**dataclasses.asdict(request), "base": config.model.source}
+    store.write(f"runs/{arguments.run_id}/request.json", json.dumps(asked, indent=2).encode())
     path = f"runs/{arguments.run_id}/config.yaml"
     store.write(path, yaml.safe_dump(fields, sort_keys=False, allow_unicode=True).encode())
     say("prepare", f"configuration: {store.root}/{path}")

@@ -82,7 +82,7 @@ def stage_comparisons(metrics: Mapping[str, Any]) -> list[Comparison]:
             name,
             _number(before.get(name)),
             float(value),
-            _interval(metrics.get(f"{name}_gain"), "low", "high"),
+            _interval(metrics.get(f"{name}_gain")),
             _certainty(name, float(value), after),
         )
         for name, value in sorted(after.items(), key=lambda item: rank(item[0]))
@@ -93,9 +93,7 @@ def stage_comparisons(metrics: Mapping[str, Any]) -> list[Comparison]:
 def final_comparisons(metrics: Mapping[str, Any]) -> list[Comparison]:
     """Comparisons in the evaluation's metrics: base against final model, one mapping a metric."""
     return [
-        Comparison(
-            name, _number(values.get("before")), float(values["after"]), _interval(values, "gain_low", "gain_high")
-        )
+        Comparison(name, _number(values.get("before")), float(values["after"]), _interval(values.get("gain")))
         for name, values in sorted(metrics.items(), key=lambda item: rank(item[0]))
         if isinstance(values, Mapping) and _number(values.get("after")) is not None
     ]
@@ -123,10 +121,8 @@ def _certainty(name: str, value: float, sizes: Mapping[str, Any]) -> Interval | 
     return wilson(value, int(total)) if is_share and total else None
 
 
-def _interval(values: Any, low: str, high: str) -> Interval | None:
-    if not isinstance(values, Mapping) or low not in values or high not in values:
-        return None
-    return Interval(float(values[low]), float(values[high]))
+def _interval(gain: Any) -> Interval | None:
+    return Interval(float(gain["low"]), float(gain["high"])) if isinstance(gain, Mapping) else None
 
 
 def _number(value: Any) -> float | None:

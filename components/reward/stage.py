@@ -29,7 +29,7 @@ from components.common.models import (
 from components.common.stage import Job, Result
 from components.common.tokenizer import load_tokenizer
 from components.common.trainer import StageCallback, seed_everything, start_training, trainer_arguments
-from components.data.table import TokenTable, write_jsonl
+from components.data.table import TokenTable, read_jsonl, write_jsonl
 from components.reward.config import RewardConfig
 from components.reward.parity import save_parity
 
@@ -124,7 +124,7 @@ def save(job: Job[RewardConfig], model: CausalLM, data: Data, before: PairScores
         tokenizer = save_tokenizer(model.tokenizer, job.out)
         shutil.copyfile(job.work / CURVES, job.out / CURVES)
         save_parity(job.out, data.heldout, after, job.config.num_parity_pairs)
-        write_jsonl(job.out / "samples.jsonl", _samples(job, model, data, after))
+        write_jsonl(job.out / "samples.jsonl", _samples(job, after))
     return Result("adapter", metrics, tokenizer)
 
 
@@ -165,14 +165,15 @@ def _pair_dataset(pairs: Pairs) -> Dataset:
     return Dataset.from_dict({"chosen_ids": rows, "rejected_ids": rows}).with_transform(read)
 
 
-def _samples(job: Job[RewardConfig], model: CausalLM, data: Data, scores: PairScores) -> list[Sample]:
-    decode = model.tokenizer.decode
+def _samples(job: Job[RewardConfig], scores: PairScores) -> list[Sample]:
+    rows = read_jsonl(job.folder("dataset") / "heldout" / "rows.jsonl")[: job.config.num_samples]
     return [
         {
-            "chosen": decode(data.heldout.chosen.ids(i)),
-            "rejected": decode(data.heldout.rejected.ids(i)),
+            "prompt": row["messages"][-1]["content"],
+            "chosen": row["chosen"],
+            "rejected": row["rejected"],
             "score_chosen": f"{scores.chosen[i]:.3f}",
             "score_rejected": f"{scores.rejected[i]:.3f}",
         }
-        for i in range(min(job.config.num_samples, len(scores.chosen)))
+        for i, row in enumerate(rows)
     ]

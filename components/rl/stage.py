@@ -14,7 +14,7 @@ from components.common.causal import join_samples
 from components.common.chat import Chat
 from components.common.curves import FILE as CURVES
 from components.common.curves import Curves
-from components.common.evaluation import paired_bootstrap
+from components.common.evaluation import gain_interval
 from components.common.gate import check_improvement
 from components.common.generation import Sampling
 from components.common.logs import Progress
@@ -124,12 +124,12 @@ def save(job: Job[RlConfig], model: Model, chosen: Chosen, before: Measured, aft
     metrics: dict[str, Any] = {
         "before": before.metrics(),
         "after": after.metrics(),
-        "reward_gain": _gain(before.worth.scores, after.worth.scores, job.seed),
+        "reward_gain": gain_interval(before.worth.scores, after.worth.scores, seed=job.seed),
         "solve_rate": chosen.rates,
         "trainable_parameters": sum(p.numel() for p in (*roles.parameters("policy"), *roles.parameters("critic"))),
     }
     for name, values in after.worth.functions.items():
-        metrics[f"{name}_gain"] = _gain(before.worth.functions[name], values, job.seed)
+        metrics[f"{name}_gain"] = gain_interval(before.worth.functions[name], values, seed=job.seed)
     check_improvement(job.name, metrics, "reward", higher=True, required=job.config.require_improvement)
     tokenizer: dict[str, str] = {}
     if distributed.is_main():
@@ -138,8 +138,3 @@ def save(job: Job[RlConfig], model: Model, chosen: Chosen, before: Measured, aft
         shutil.copyfile(job.work / CURVES, job.out / CURVES)
         write_jsonl(job.out / "samples.jsonl", join_samples(before.samples, after.samples))
     return Result("adapter", metrics, tokenizer)
-
-
-def _gain(before: NDArray[np.float64], after: NDArray[np.float64], seed: int) -> dict[str, float]:
-    mean, low, high = paired_bootstrap(before, after, seed=seed)
-    return {"mean": mean, "low": low, "high": high}

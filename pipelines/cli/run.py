@@ -119,11 +119,20 @@ def _run_pipeline(file: Path, started: Run, parameters: dict[str, str | int], ve
             status = process.wait()
     if status == 0:
         return 0
+    _report(started, environment)
     failure = started.failure() or RlhfError("the pipeline could not be run", where=str(file))
     if failure.code == 1 and not verbose:
         click.echo("\n".join(kept), err=True)
     click.echo(f"error: {failure}", err=True)
     return failure.code
+
+
+def _report(started: Run, environment: dict[str, str]) -> None:
+    """Writes the report of a run that failed, whose own report step was never reached."""
+    if started.store.exists(f"runs/{started.run_id}/config.yaml"):
+        command = [sys.executable, "-m", "components.report", "--config", started.config_uri]
+        if subprocess.run(command, env=environment, capture_output=True, check=False).returncode == 0:
+            click.echo(f"report: {started.store.root}/runs/{started.run_id}/report/index.html")
 
 
 def _follow(output: IO[str], log: IO[str], kept: deque[str], verbose: bool) -> None:

@@ -50,7 +50,7 @@ def test_rl_starts_at_its_reference(toy_run):
 
 def test_the_merged_policy_is_what_rl_measured(toy_run):
     evaluation, rl = toy_run.metrics("evaluate"), toy_run.metrics("rl")
-    assert evaluation["reward"]["gain_low"] > 0
+    assert evaluation["reward"]["gain"]["low"] > 0
     assert rl["after"]["reward"] > rl["before"]["reward"]
 
 

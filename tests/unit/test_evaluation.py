@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from components.common.device import device_policy, dtype_for
-from components.common.evaluation import PairScores, batches_by_length, likelihood, paired_bootstrap, score_sequences
+from components.common.evaluation import PairScores, batches_by_length, gain_interval, likelihood, score_sequences
 from components.data.table import build_table
 from components.data.tokenise import Tokens
 from tests.support.models import FAMILIES, tiny_model
@@ -76,12 +76,11 @@ def test_a_zero_head_gives_one_half():
 def test_the_bootstrap_sees_a_gain_and_no_gain():
     rng = np.random.default_rng(0)
     before = rng.normal(size=300)
-    mean, low, high = paired_bootstrap(before, before + 0.3 + rng.normal(size=300))
-    assert low < 0.3 < high
-    assert low > 0
-    assert mean == pytest.approx(0.3, abs=0.15)
-    _, low, high = paired_bootstrap(before, before + rng.normal(size=300))
-    assert low < 0 < high
+    gain = gain_interval(before, before + 0.3 + rng.normal(size=300))
+    assert 0 < gain["low"] < 0.3 < gain["high"]
+    assert gain["mean"] == pytest.approx(0.3, abs=0.15)
+    none = gain_interval(before, before + rng.normal(size=300))
+    assert none["low"] < 0 < none["high"]
 
 
 def test_a_t4_never_computes_in_bfloat16():
