@@ -62,12 +62,16 @@ def guarded(main: Callable[[], int]) -> int:
         return _fail(RlhfError(f"{type(error).__name__}: {error}", hint="this is a bug: please report the traceback"))
 
 
-def quiet_libraries() -> None:
-    """Settings that libraries read when they are imported: no telemetry, no hub, no bars for every file."""
+def quiet_libraries(*, offline: bool = True) -> None:
+    """Settings that libraries read when they are imported: no telemetry, no bars for every file, and no hub.
+
+    Args:
+        offline: Whether the hub is out of bounds; only the steps that bring things into the store may ask it.
+    """
     for name, value in {
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "HF_HUB_OFFLINE": "1",
+        **({"HF_HUB_OFFLINE": "1"} if offline else {}),
         "TRANSFORMERS_VERBOSITY": "error",
         "TOKENIZERS_PARALLELISM": "true",
         "TQDM_DISABLE": "1",

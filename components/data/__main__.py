@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.common.config import merge_configs, parse_overrides, read_config_file
-from components.common.entry import guarded, input_pair, run_plan
+from components.common.entry import guarded, input_pair, quiet_libraries, run_plan
 from components.common.errors import UserError
 from components.common.logs import say
 from components.common.stage import make_plan
@@ -25,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: argparse.Namespace) -> int:
+    quiet_libraries(offline=False)
     config = merge_configs(read_config_file(arguments.config), parse_overrides(arguments.set))
     sections = config.get("data") or {}
     tasks: list[Task] = [task for task in TASKS if (sections.get(task) or {}).get("sources")]

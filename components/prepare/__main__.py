@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from components.common.entry import guarded, run_plan
+from components.common.entry import guarded, quiet_libraries, run_plan
 from components.common.errors import UserError
 from components.common.logs import say
 from components.common.stage import Plan, make_plan
@@ -36,6 +36,7 @@ def _main(arguments: argparse.Namespace) -> int:
         arguments.preset, arguments.config, arguments.overrides, arguments.model, arguments.data, arguments.seed
     )
     config = resolve(request)
+    quiet_libraries(offline=False)
     fields = config.model_dump(mode="json")
     fields["data"] = bring_sources(config, fields, arguments.output)
     check_sources(config, fields["data"])

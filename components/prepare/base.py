@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from components.common.artifacts import hash_file
-from components.common.entry import run_plan
 from components.common.errors import InputError, UserError
 from components.common.logs import say
 from components.common.stage import Job, Result, find_input
@@ -58,7 +57,7 @@ def run(job: Job[ModelConfig]) -> Result:
         return make(job)
     file = gguf_file(source)
     if file is not None:
-        model, tokenizer = _load(file.parent, job.config, gguf_file=file.name)
+        model, tokenizer = _load_gguf(file, job.config)
     elif local_path(source).exists() or "/artifacts/" in source:
         model, tokenizer = _load(find_input("model", source, ("model",)).folder, job.config)
     else:
@@ -72,10 +71,20 @@ def _load(folder: Path, config: ModelConfig, **kwargs: Any) -> tuple[Any, Any]:
 
     dtype = "auto" if config.dtype == "keep" else getattr(torch, config.dtype)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **kwargs)
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=kwargs.get("gguf_file"))
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **kwargs)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise InputError(f"cannot be loaded: {error}", where=config.source) from error
+    return model, tokenizer
+
+
+def _load_gguf(file: Path, config: ModelConfig) -> tuple[Any, Any]:
+    """Loads a GGUF file's weights as plain ones."""
+    from transformers import GgufConfig
+
+    plain = GgufConfig(gguf_file=file.name, dequantize=True)
+    model, tokenizer = _load(file.parent, config, gguf_file=file.name, quantization_config=plain)
+    model.hf_quantizer = None  # it would refuse to save what it read, although nothing is quantised any more
     return model, tokenizer
 
 
@@ -123,6 +132,3 @@ def _download(name: str) -> Path:
 
     patterns = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
     return Path(snapshot_download(name, allow_patterns=patterns))
-
-
-__all__ = ["gguf_file", "run", "run_plan", "source_digest"]
