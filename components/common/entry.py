@@ -88,7 +88,7 @@ def _main(spec: StageSpec[ConfigT], load_run: Callable[[], Run], arguments: argp
         say(spec.name, f"finished before: {plan.uri}")
         return 0
     if arguments.nproc > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
-        return _torchrun(spec.name, arguments.nproc)
+        return _torchrun(spec.name, arguments)
     quiet_libraries()
     run_plan(plan, load_run())
     return 0
@@ -127,12 +127,18 @@ def run_plan(plan: Plan[Any], run: Run) -> Manifest | None:
         shutil.rmtree(out, ignore_errors=True)
 
 
-def _torchrun(stage: str, processes: int) -> int:
-    """Starts torchrun on this very command and returns the worst rank's error instead of torchrun's constant 1."""
+def _torchrun(stage: str, arguments: argparse.Namespace) -> int:
+    """Starts torchrun on this command and raises the worst rank's error instead of torchrun's constant exit code 1."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc-per-node={arguments.nproc}", "-m", f"components.{stage}"]
+    command += ["--config", str(arguments.config), "--output", arguments.output]
+    for name, uri in arguments.input:
+        command += ["--input", f"{name}={uri}"]
+    for override in arguments.set:
+        command += ["--set", override]
     with tempfile.TemporaryDirectory(prefix="rlhf-ranks-") as folder:
         environment = {**os.environ, "RLHF_RANK_ERRORS": folder}
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        with subprocess.Popen([*command, "-m", f"components.{stage}", *sys.argv[1:]], env=environment) as process:
+        with subprocess.Popen(command, env=environment) as process:
             try:
                 status = process.wait()
             finally:

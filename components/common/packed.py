@@ -15,7 +15,7 @@ from trl import SFTConfig, SFTTrainer
 from components.common.curves import Curves
 from components.common.device import DevicePolicy
 from components.common.stage import Job
-from components.common.trainer import StageCallback, start_training, trainer_arguments
+from components.common.trainer import StageCallback, start_training, trainer_arguments, whole_batches
 from components.data.table import TokenTable
 
 
@@ -41,18 +41,18 @@ def train_packed(job: Job[Any], model: Any, tokenizer: Any, table: TokenTable, p
         trainer = SFTTrainer(
             model=model,
             args=arguments,
-            train_dataset=packed_dataset(table),
+            train_dataset=packed_dataset(table, whole_batches(job, len(table.rows or ()))),
             processing_class=tokenizer,
             callbacks=[StageCallback(job, curves)],
         )
         start_training(trainer)
 
 
-def packed_dataset(table: TokenTable) -> Dataset:
-    """A dataset whose rows are read from the memory-mapped table when they are asked for."""
+def packed_dataset(table: TokenTable, rows: int) -> Dataset:
+    """The first rows of a packed table, read from the memory-mapped files when they are asked for."""
 
     def read(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
         rows = [table.packed(row) for row in batch["row"]]
         return {name: [row[name] for row in rows] for name in rows[0]}
 
-    return Dataset.from_dict({"row": range(len(table.rows or ()))}).with_transform(read)
+    return Dataset.from_dict({"row": range(rows)}).with_transform(read)

@@ -12,7 +12,7 @@ from components.common import distributed
 from components.common.curves import Curves
 from components.common.device import DevicePolicy
 from components.common.errors import UserError
-from components.common.logs import Progress
+from components.common.logs import Progress, say
 from components.common.stage import Job
 from components.common.training import TrainingConfig
 
@@ -75,8 +75,21 @@ def trainer_arguments(job: Job[Any], policy: DevicePolicy) -> dict[str, Any]:
         "report_to": "none",
         "disable_tqdm": True,
         "remove_unused_columns": False,
+        "ddp_find_unused_parameters": False,
         "dataloader_pin_memory": policy.device.type == "cuda",
     }
+
+
+def whole_batches(job: Job[Any], rows: int) -> int:
+    """How many rows fill whole optimizer steps; the few that are left over are dropped, and said to be.
+
+    Several processes would repeat rows to share an uneven rest, and the result would depend on their number.
+    """
+    batch = job.config.train_batch_size
+    used = rows - rows % batch if rows >= batch else rows
+    if used < rows:
+        say(job.name, f"{rows - used} of {rows} rows are left out: they do not fill a batch of {batch}")
+    return used
 
 
 def seed_everything(seed: int) -> None:

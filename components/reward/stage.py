@@ -28,7 +28,7 @@ from components.common.models import (
 )
 from components.common.stage import Job, Result
 from components.common.tokenizer import load_tokenizer
-from components.common.trainer import StageCallback, seed_everything, start_training, trainer_arguments
+from components.common.trainer import StageCallback, seed_everything, start_training, trainer_arguments, whole_batches
 from components.data.table import TokenTable, read_jsonl, write_jsonl
 from components.reward.config import RewardConfig
 from components.reward.parity import save_parity
@@ -96,7 +96,7 @@ def train(job: Job[RewardConfig], model: CausalLM, data: Data) -> None:
         trainer = RewardTrainer(
             model=model.model,
             args=arguments,
-            train_dataset=_pair_dataset(data.train),
+            train_dataset=_pair_dataset(data.train, whole_batches(job, len(data.train.chosen))),
             processing_class=model.tokenizer,
             callbacks=[StageCallback(job, curves)],
         )
@@ -149,8 +149,8 @@ def score_head(model: Any) -> torch.Tensor:
     return weight
 
 
-def _pair_dataset(pairs: Pairs) -> Dataset:
-    """A dataset in TRL's tokenised form, read from the memory-mapped tables row by row.
+def _pair_dataset(pairs: Pairs, count: int) -> Dataset:
+    """The first pairs in TRL's tokenised form, read from the memory-mapped tables row by row.
 
     The columns hold row numbers under the names by which TRL recognises tokenised pairs; the transform puts the ids in.
     """
@@ -161,7 +161,7 @@ def _pair_dataset(pairs: Pairs) -> Dataset:
             "rejected_ids": [pairs.rejected.ids(row).tolist() for row in batch["rejected_ids"]],
         }
 
-    rows = range(len(pairs.chosen))
+    rows = range(count)
     return Dataset.from_dict({"chosen_ids": rows, "rejected_ids": rows}).with_transform(read)
 
 
