@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -159,13 +159,22 @@ def _describe(problem: Any, kind: type[BaseModel], section: str) -> str:
 
 
 def _fields_at(kind: type[BaseModel], path: list[str]) -> list[str]:
+    """Names of the fields of the model that a path leads to, through lists and optional values."""
     for part in path:
         field = kind.model_fields.get(part)
-        inner = field.annotation if field else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        if field is None:
+            continue  # an index into a list
+        inner = _model_in(field.annotation)
+        if inner is None:
             return []
         kind = inner
     return list(kind.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_model_in, get_args(annotation))), None)
 
 
 def _suggest(name: str, known: Iterable[str]) -> str:
