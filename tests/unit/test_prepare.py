@@ -68,7 +68,7 @@ def prepare(tmp_path, *arguments):
 
 
 def test_a_model_folder_is_brought_in_with_template_and_pad_token(tmp_path, tokenizer, capsys):
-    model = tiny_model("qwen2", tokenizer)
+    model = tiny_model("llama", tokenizer)
     model.config.pad_token_id = None
     model.save_pretrained(tmp_path / "m")
     tokenizer.save_pretrained(tmp_path / "m")
