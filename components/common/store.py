@@ -107,14 +107,15 @@ class DirectoryStore:
                 shutil.rmtree(target)  # what a killed writer left: it has no manifest, so it was never an artifact
             for path in sorted(folder.rglob("*")):
                 if path.is_file():
-                    _sync(path)
+                    path.chmod(0o644)  # safetensors makes files that only their owner can read
+                    sync(path)
             try:
                 os.rename(folder, target)
             except OSError:
                 if (target / MANIFEST).exists():
                     return False
                 raise
-            _sync(target.parent)
+            sync(target.parent)
         return True
 
     def scratch(self) -> Path:
@@ -172,7 +173,8 @@ def _writing(target: Path) -> Iterator[None]:
         raise
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Makes sure that a file or a folder's entries are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -31,7 +31,8 @@ class ScratchModel(Config):
         0.1, gt=0, description="large: LoRA cannot make up for embeddings that stay too short to tell tokens apart"
     )
     max_length: int = Field(256, ge=8, description="tokens in a packed row of its training")
-    heldout: float = Field(0.02, gt=0, lt=1)
+    heldout: float = Field(0.02, gt=0, lt=1, description="share of the base documents that is held out")
+    split_by: str | None = Field(None, description="column whose equal values keep documents on one side of the split")
     train: PretrainConfig = PretrainConfig(lora=None, init="scratch", learning_rate=2e-3)
 
     @model_validator(mode="after")

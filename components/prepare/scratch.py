@@ -107,7 +107,7 @@ def make_config(scratch: ScratchModel, tokenizer: Any) -> Any:
 
 def make_dataset(documents: Path, tokenizer: Any, scratch: ScratchModel, folder: Path) -> None:
     """Writes packed training rows and held-out sequences."""
-    collection = Collection(read_rows(str(documents)), "pretrain", scratch.heldout)
+    collection = Collection(read_rows(str(documents)), "pretrain", scratch.heldout, scratch.split_by)
     sides: dict[Side, list[Document]] = {"train": [], "heldout": []}
     for side, record in collection:
         assert isinstance(record, Document)

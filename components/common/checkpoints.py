@@ -1,0 +1,113 @@
+"""Checkpoints that are whole or not there: written aside, hashed, renamed; the newest that verifies is resumed.
+
+transformers writes a checkpoint file by file into its final folder and takes the newest folder whatever is in it, so a
+process killed in between leaves one that resumes wrongly without a word. Here a manifest with every file's hash is part
+of a checkpoint, and a rename is what makes it one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.common.artifacts import FileEntry, canonical_json, list_files
+from components.common.logs import say
+from components.common.store import MANIFEST, sync
+
+_NAME = re.compile(r"step-(\d+)")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint: its folder and the number of steps that were done."""
+
+    folder: Path
+    step: int
+
+
+class Checkpoints:
+    """The checkpoints of one stage's key.
+
+    Args:
+        work: This run's work folder, `…/work/<stage>/<key>/<run id>`. Its siblings belong to other runs of the same
+            key, whose checkpoints are as good.
+        stage: Name of the stage, for messages.
+        keep: How many of this run's checkpoints stay.
+    """
+
+    def __init__(self, work: Path, stage: str, keep: int = 2) -> None:
+        self._work, self._stage, self._keep = work, stage, keep
+
+    def newest(self) -> Checkpoint | None:
+        """The newest checkpoint of any run of this key that verifies; broken ones are named and passed over."""
+        for checkpoint in sorted(self._found(self._work.parent), key=lambda c: (c.step, str(c.folder)), reverse=True):
+            broken = _fault(checkpoint.folder)
+            if broken is None:
+                return checkpoint
+            say(self._stage, f"checkpoint {checkpoint.folder} is passed over: {broken}")
+        return None
+
+    @contextmanager
+    def writing(self, step: int) -> Iterator[Path]:
+        """Gives an empty folder; what is in it at the end becomes the checkpoint of a step.
+
+        Args:
+            step: Steps done.
+        """
+        root = self._work / "checkpoints"
+        root.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(dir=root, prefix=".writing-"))
+        try:
+            yield aside
+            self.commit(aside, step)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def commit(self, aside: Path, step: int) -> None:
+        """Makes a folder beside the checkpoints the checkpoint of a step."""
+        target = self._work / "checkpoints" / f"step-{step:08d}"
+        entries = [entry.model_dump() for entry in list_files(aside)]
+        for path in aside.rglob("*"):
+            if path.is_file():
+                sync(path)
+        (aside / MANIFEST).write_bytes(canonical_json(entries))
+        sync(aside / MANIFEST)
+        shutil.rmtree(target, ignore_errors=True)
+        os.rename(aside, target)
+        sync(target.parent)
+        self._prune()
+
+    def clear(self) -> None:
+        """Removes all checkpoints of this key and whatever is left of unfinished ones: its artifact is there now."""
+        for folder in self._work.parent.glob("*/checkpoints"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _prune(self) -> None:
+        ours = sorted(self._found(self._work.parent, self._work.name), key=lambda checkpoint: checkpoint.step)
+        for checkpoint in ours[: -self._keep]:
+            shutil.rmtree(checkpoint.folder, ignore_errors=True)
+
+    @staticmethod
+    def _found(runs: Path, run: str = "*") -> list[Checkpoint]:
+        matches = ((path, _NAME.fullmatch(path.name)) for path in runs.glob(f"{run}/checkpoints/step-*"))
+        return [Checkpoint(path, int(match[1])) for path, match in matches if match]
+
+
+def _fault(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, None if nothing is."""
+    try:
+        listed = [FileEntry.model_validate(entry) for entry in json.loads((folder / MANIFEST).read_bytes())]
+    except (OSError, ValueError) as error:
+        return f"its manifest cannot be read ({type(error).__name__})"
+    found = {entry.path: entry for entry in list_files(folder)}
+    for entry in listed:
+        if found.get(entry.path) != entry:
+            return f"{entry.path} is {'altered' if entry.path in found else 'missing'}"
+    return None

@@ -1,0 +1,1 @@
+"""Examples that need no network: data made at run time from packages."""

@@ -1,0 +1,1 @@
+"""Questions about ICD-10-CM codes, answered by the classification's own structure."""
