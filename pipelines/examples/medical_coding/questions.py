@@ -1,8 +1,8 @@
-"""What is asked about a code: a few fields that follow from the way codes are built.
+"""What is asked about a code: what follows from the way codes are built.
 
-A field's answer can be told from the code by someone who has seen other codes, not only by someone who has memorised
-this one: the fifth or sixth character tells the side, the seventh the encounter, the second the region of the body. So
-a model can be asked about codes that it has never seen.
+An answer can be told from the code by someone who has seen other codes, not only by someone who has memorised this one:
+the second character tells the region of an injury, the fifth or sixth the side, the seventh the encounter. So a model
+can be asked about codes that it has never seen.
 """
 
 from __future__ import annotations
@@ -14,108 +14,140 @@ from pipelines.examples.medical_coding.classification import Entry
 
 
 @dataclass(frozen=True)
-class Field:
-    """A property of codes.
+class Kind:
+    """A kind of question.
 
     Attributes:
-        name: Its name, the `kind` of a question about it.
-        question: What is asked after the code.
-        values: All answers there are.
-        read: The answer for an entry, None where the question makes no sense.
+        name: Its name, also that of the property of a code that is asked for.
+        question: The question, with the fields of an `entry` in braces.
+        answer: The right answer, None where the question makes no sense for the entry.
+        values: All answers there are; empty where each code has its own.
     """
 
     name: str
     question: str
-    values: tuple[str, ...]
-    read: Callable[[Entry], str | None]
+    answer: Callable[[Entry], str | None]
+    values: tuple[str, ...] = ()
 
     def ask(self, entry: Entry) -> str:
         """The question about an entry."""
-        return f"{entry.code}: {self.question}"
+        return self.question.format(entry=entry)
 
 
-CHAPTERS = (7, 13, 15, 19, 20)
-_ENCOUNTERS = {word: word for word in ("initial", "subsequent", "sequela")}
-_HEALING = {word: word for word in ("routine", "delayed", "nonunion", "malunion")}
+# How the classification says it, and the word to answer with.
+_ENCOUNTERS = {"initial": "initial", "subsequent": "subsequent", "sequela": "sequela"}
 _FRACTURES = {"closed fracture": "closed", "open fracture": "open"}
-_TRIMESTERS = {f"{word} trimester": word for word in ("first", "second", "third")}
-# By the first two characters of the codes of injuries.
+_HEALING = {"routine": "routine", "delayed": "delayed", "nonunion": "nonunion", "malunion": "malunion"}
 _REGIONS = {
-    "S0": "head",
-    "S1": "neck",
-    "S2": "thorax",
-    "S3": "abdomen",
-    "S4": "shoulder",
-    "S5": "elbow",
-    "S6": "wrist",
-    "S7": "hip",
-    "S8": "knee",
-    "S9": "ankle",
+    "Injuries to the head": "head",
+    "Injuries to the neck": "neck",
+    "Injuries to the thorax": "thorax",
+    "Injuries to the abdomen": "abdomen",
+    "Injuries to the shoulder": "shoulder",
+    "Injuries to the elbow": "elbow",
+    "Injuries to the wrist": "wrist",
+    "Injuries to the hip": "hip",
+    "Injuries to the knee": "knee",
+    "Injuries to the ankle": "ankle",
 }
-# By the last digit of a category of injuries: the same kind of injury has the same digit in every region.
 _INJURIES = {
-    "0": "superficial",
-    "1": "wound",
-    "2": "fracture",
-    "3": "dislocation",
-    "4": "nerve",
-    "5": "vessel",
-    "6": "muscle",
-    "7": "crushing",
-    "8": "amputation",
+    "Superficial injury": "superficial",
+    "Open wound": "wound",
+    "Fracture": "fracture",
+    "Dislocation": "dislocation",
+    "Injury of nerve": "nerve",
+    "Injury of blood vessel": "vessel",
+    "Injury of muscle": "muscle",
+    "Crushing injury": "crushing",
+    "Traumatic amputation": "amputation",
 }
+_TRIMESTERS = {"first trimester": "first", "second trimester": "second", "third trimester": "third"}
 
 
-def _chapter(entry: Entry) -> str | None:
+def chapter(entry: Entry) -> str:
+    """Number of the chapter."""
     return str(entry.chapter)
 
 
-def _region(entry: Entry) -> str | None:
-    return _REGIONS.get(entry.code[:2])
-
-
-def _injury(entry: Entry) -> str | None:
-    # The regions of the trunk and the head use some digits otherwise; the limbs keep the scheme.
-    return _INJURIES.get(entry.code[2]) if entry.code[:2] in ("S4", "S5", "S6", "S7", "S8", "S9") else None
-
-
-def _side(entry: Entry) -> str | None:
+def side(entry: Entry) -> str | None:
+    """Side of the body."""
     return entry.side
 
 
-def _trimester(entry: Entry) -> str | None:
+def encounter(entry: Entry) -> str | None:
+    """The patient's visit: the first for this injury, a later one, or one for what the injury has left."""
+    return _only(_ENCOUNTERS, entry.extension)
+
+
+def healing(entry: Entry) -> str | None:
+    """How a fracture heals."""
+    return _only(_HEALING, entry.extension)
+
+
+def fracture(entry: Entry) -> str | None:
+    """Whether a fracture is open."""
+    return _only(_FRACTURES, entry.extension)
+
+
+def region(entry: Entry) -> str | None:
+    """Injured region of the body; the first that the block's title names."""
+    return _only(_REGIONS, entry.block_text)
+
+
+def injury(entry: Entry) -> str | None:
+    """Kind of injury."""
+    return _only(_INJURIES, entry.category_text) if region(entry) else None
+
+
+def trimester(entry: Entry) -> str | None:
+    """Trimester of a pregnancy."""
     return _only(_TRIMESTERS, entry.text)
 
 
-def _in_extension(words: Mapping[str, str]) -> Callable[[Entry], str | None]:
-    return lambda entry: _only(words, entry.extension) if entry.extension else None
+def parent(entry: Entry) -> str | None:
+    """The code without its seventh character and what only fills the places before it."""
+    return entry.parent if entry.extension else None
 
 
-def _only(words: Mapping[str, str], text: str) -> str | None:
-    """The value whose words are in a text, if there is exactly one."""
-    found = [value for phrase, value in words.items() if phrase in text]
+def text(entry: Entry) -> str | None:
+    """The parent's text and what the seventh character adds to it."""
+    return entry.text if entry.extension else None
+
+
+def _only(words: Mapping[str, str], text: str | None) -> str | None:
+    """The answer whose words are in a text, if there is exactly one."""
+    found = [answer for phrase, answer in words.items() if phrase in (text or "")]
     return found[0] if len(found) == 1 else None
 
 
-FIELDS = (
-    Field("chapter", "which chapter?", tuple(map(str, CHAPTERS)), _chapter),
-    Field("side", "which side?", ("right", "left"), _side),
-    Field("encounter", "which encounter?", tuple(_ENCOUNTERS.values()), _in_extension(_ENCOUNTERS)),
-    Field("healing", "which healing?", tuple(_HEALING.values()), _in_extension(_HEALING)),
-    Field("fracture", "open or closed fracture?", tuple(_FRACTURES.values()), _in_extension(_FRACTURES)),
-    Field("region", "which region?", tuple(_REGIONS.values()), _region),
-    Field("injury", "which injury?", tuple(_INJURIES.values()), _injury),
-    Field("trimester", "which trimester?", tuple(_TRIMESTERS.values()), _trimester),
-)
-FIELD = {field.name: field for field in FIELDS}
+def _closed(name: str, question: str, answer: Callable[[Entry], str | None], words: Mapping[str, str]) -> Kind:
+    return Kind(name, question, answer, tuple(words.values()))
 
 
-def record(entry: Entry) -> str:
-    """An entry as a table's row: its code and the values of all fields that it has, in their order."""
-    values = (field.read(entry) for field in FIELDS)
-    return "|".join([entry.code, *(value for value in values if value)])
+# The code comes first, as in the documents, so that a small model meets it in the same surroundings.
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("chapter", "{entry.code}: which chapter?", chapter, tuple(map(str, range(1, 23)))),
+        Kind("side", "{entry.code}: which side?", side, ("right", "left")),
+        _closed("encounter", "{entry.code}: which encounter?", encounter, _ENCOUNTERS),
+        _closed("healing", "{entry.code}: which healing?", healing, _HEALING),
+        _closed("fracture", "{entry.code}: open or closed fracture?", fracture, _FRACTURES),
+        _closed("region", "{entry.code}: which region?", region, _REGIONS),
+        _closed("injury", "{entry.code}: which injury?", injury, _INJURIES),
+        _closed("trimester", "{entry.code}: which trimester?", trimester, _TRIMESTERS),
+        Kind("parent", "{entry.code}: which parent?", parent),
+        Kind("text", "{entry.parent}: {entry.parent_text}. {entry.code}: which text?", text),
+    )
+}
 
 
 def line(entry: Entry) -> str:
     """An entry as the classification prints it."""
     return f"{entry.code} {entry.text}"
+
+
+def record(entry: Entry) -> str:
+    """An entry as a table's row: its code and those of its properties that have a closed set of values."""
+    properties = (kind.answer(entry) for kind in KINDS.values() if kind.values)
+    return "|".join([entry.code, *(value for value in properties if value)])
