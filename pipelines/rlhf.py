@@ -6,7 +6,7 @@ kfp run submit pipelines/rlhf.py      on Kubeflow Pipelines
 
 from typing import Any
 
-from kfp import dsl
+from kfp import dsl, kubernetes
 
 from components.data.component import data as data_step
 from components.evaluate.component import evaluate
@@ -28,7 +28,7 @@ def rlhf(
     model: str = "",
     data: str = "",
     launcher_image: str = LAUNCHER,
-    seed: int = 0,
+    seed: int = -1,
 ) -> None:
     """Takes a base model through continued pre-training, fine-tuning, reward modelling and reinforcement learning.
 
@@ -39,12 +39,13 @@ def rlhf(
         model: Base model: folder, artifact URI or hub name; the preset's by default.
         data: Folder with each stage's data; the preset's by default.
         launcher_image: Image of the steps' pods.
-        seed: Of everything random.
+        seed: Of everything random; negative: the configuration's.
     """
 
     def step(task: dsl.PipelineTask, name: str = "") -> dsl.PipelineTask:
         # A stage's key says whether its result is there; KFP's cache does not know what a URI holds.
         task.set_caching_options(False).set_container_image(launcher_image)
+        kubernetes.use_field_path_as_env(task, "RLHF_RUN_ID", "metadata.labels['pipeline/runid']")
         return task.set_display_name(name) if name else task
 
     def merged(base: Any, trained: dsl.PipelineTask, of: str) -> Any:

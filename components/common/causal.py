@@ -60,8 +60,11 @@ def build_causal_lm(job: Job[Any], *, random_weights: bool = False) -> CausalLM:
     distributed.start(policy.device)
     seed_everything(job.seed)
     tokenizer = load_tokenizer(job.folder("model"))
-    make = new_causal_lm if random_weights else load_causal_lm
-    model = make(job.folder("model"), policy)
+    folder = job.folder("model")
+    if random_weights:
+        model = new_causal_lm(folder, policy)
+    else:
+        model = load_causal_lm(folder, policy, full_precision=config.lora is None)
     if config.lora is not None:
         model = get_peft_model(model, lora_config(model, config.lora, "CAUSAL_LM"))
     float32_trainables(model)

@@ -50,7 +50,9 @@ class Chat:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
-        self._specials = sorted({*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}, key=len, reverse=True)
+        # Added tokens that are not special, such as <think>, are words that a message may hold.
+        added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        self._specials = sorted({*tokenizer.all_special_tokens, *added}, key=len, reverse=True)
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
         """The template's text for a conversation."""
@@ -114,7 +116,8 @@ class Chat:
         except Exception as error:  # jinja raises whatever the template raises
             raise UserError(f"the chat template fails: {error}", where="chat template") from error
         tail = tail[tail.rfind("b") + 1 :]
-        found = [(tail.find(token), token) for token in self._specials if token in tail]
+        tokens = {*self._specials, *self.tokenizer.get_added_vocab()}
+        found = [(tail.find(token), token) for token in tokens if token in tail]
         return min(found, key=lambda pair: (pair[0], -len(pair[1])))[1] if found else str(self.tokenizer.eos_token)
 
     @property

@@ -41,7 +41,8 @@ class Neutral:
 class Config(BaseModel):
     """A frozen mapping that refuses unknown names. All stage configurations derive from it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    # Defaults are validated too: 32 and 32.0 would give two keys to one setting.
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), validate_default=True)
 
     def for_key(self) -> dict[str, Any]:
         """The fields that can change the result, as plain data in a stable order."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import TypeVar
 
@@ -59,7 +59,17 @@ def gather(items: Sequence[Item]) -> list[Item]:
     return [part[i] for i in range(longest) for part in parts if i < len(part)]
 
 
-def barrier() -> None:
-    """Waits until all processes are here."""
+def from_main(item: Item) -> Item:
+    """The main process's item, on all processes."""
+    if world_size() == 1:
+        return item
+    items = [item]
+    dist.broadcast_object_list(items, src=0)
+    return items[0]
+
+
+def broadcast(tensors: Iterable[torch.Tensor]) -> None:
+    """Gives tensors the main process's values, in place."""
     if world_size() > 1:
-        dist.barrier()
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,11 +22,19 @@ from typing import Any
 
 from components.common.artifacts import Manifest, commit, list_files, package_versions
 from components.common.config import ConfigT, merge_configs, parse_overrides, read_config_file
-from components.common.errors import RlhfError, error_from_dict, write_termination
+from components.common.errors import RetryableError, RlhfError, error_from_dict, write_termination
+from components.common.gate import check_result
 from components.common.logs import say
 from components.common.stage import Job, Plan, Result, StageSpec, make_plan
 
 Run = Callable[[Job[Any]], Result]
+
+# What gloo and NCCL say to those who are left when a process dies.
+_LOST_PEER = re.compile(
+    r"closed by peer|reset by peer|connection refused|broken pipe|socket timeout|NCCL", re.IGNORECASE
+)
+# Of several ranks' errors, the one that the user can act on; a bug tells more than the loss of a peer that it caused.
+_TELLING = (2, 3, 1, 75)
 
 
 def stage_main(spec: StageSpec[ConfigT], load_run: Callable[[], Run], argv: Sequence[str] | None = None) -> int:
@@ -50,14 +59,18 @@ def guarded(main: Callable[[], int]) -> int:
     Only a bug prints a traceback.
     """
     # What lies in a `finally` must run when a pod is told to stop, so SIGTERM becomes an exception.
-    signal.signal(signal.SIGTERM, _raise_exit)
+    signal.signal(signal.SIGTERM, _raise_terminated)
     try:
         return main()
     except RlhfError as error:
         return _fail(error)
+    except _TerminatedError:
+        return _fail(RetryableError("was told to stop", hint="run the same command again"))
     except KeyboardInterrupt:
         return 130
     except Exception as error:
+        if _LOST_PEER.search(str(error)):
+            return _fail(RetryableError(f"lost another process: {error}", hint="run the same command again"))
         traceback.print_exc()
         return _fail(RlhfError(f"{type(error).__name__}: {error}", hint="this is a bug: please report the traceback"))
 
@@ -84,10 +97,14 @@ def quiet_libraries(*, offline: bool = True) -> None:
 def _main(spec: StageSpec[ConfigT], load_run: Callable[[], Run], arguments: argparse.Namespace) -> int:
     config = merge_configs(read_config_file(arguments.config), parse_overrides(arguments.set))
     plan = make_plan(spec, config, str(arguments.config), dict(arguments.input), arguments.output)
-    if plan.finished():
+    ranks = "TORCHELASTIC_RUN_ID" in os.environ
+    # Torchrun's parent has looked; a rank that looked again might see what another run has committed since, and leave.
+    finished = None if ranks else plan.finished()
+    if finished:
+        check_result(plan, finished.metrics)
         say(spec.name, f"finished before: {plan.uri}")
         return 0
-    if arguments.nproc > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
+    if arguments.nproc > 1 and not ranks:
         return _torchrun(spec.name, arguments)
     quiet_libraries()
     run_plan(plan, load_run())
@@ -106,6 +123,7 @@ def run_plan(plan: Plan[Any], run: Run) -> Manifest | None:
     work = Path(plan.store.root) / "work" / plan.spec.name / plan.key / os.environ.get("RLHF_RUN_ID", "by-hand")
     try:
         result = run(Job(plan, out, work))
+        check_result(plan, result.metrics)
         if not main_process:
             return None
         manifest = Manifest(
@@ -148,10 +166,8 @@ def _torchrun(stage: str, arguments: argparse.Namespace) -> int:
     if status == 0:
         return 0
     if not errors:
-        raise RlhfError(f"a training process died without a word (torchrun exit code {status})", where=stage)
-    # A bug on one rank makes the others fail with errors that say less: the rank that knows best is the one whose
-    # error the user can act on.
-    raise error_from_dict(min(errors, key=lambda fields: (fields["code"] == 1, fields["code"])))
+        raise RetryableError("a training process was killed", where=stage, hint="use smaller batches, or try again")
+    raise error_from_dict(min(errors, key=lambda fields: _TELLING.index(fields["code"])))
 
 
 def _fail(error: RlhfError) -> int:
@@ -165,8 +181,12 @@ def _fail(error: RlhfError) -> int:
     return error.code
 
 
-def _raise_exit(signum: int, _frame: Any) -> None:
-    raise SystemExit(128 + signum)
+class _TerminatedError(BaseException):
+    """SIGTERM. No `except Exception` may take it for a fault of its own."""
+
+
+def _raise_terminated(_number: int, _frame: Any) -> None:
+    raise _TerminatedError
 
 
 def _parser(spec: StageSpec[Any]) -> argparse.ArgumentParser:

@@ -79,8 +79,17 @@ def write_termination(error: RlhfError) -> None:
     path = Path(os.environ.get("RLHF_TERMINATION_LOG", "/dev/termination-log"))
     if "RLHF_TERMINATION_LOG" in os.environ or path.exists():
         # The kubelet keeps 4096 bytes, and a cut JSON could not be read back.
-        fields = {name: value[:1200] if isinstance(value, str) else value for name, value in error.to_dict().items()}
-        path.write_text(json.dumps(fields) + "\n", encoding="utf-8")
+        fields = {
+            name: _cut(value, 1200) if isinstance(value, str) else value for name, value in error.to_dict().items()
+        }
+        path.write_text(json.dumps(fields, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _cut(value: Any, size: int) -> Any:
+    """The beginning of a text that takes at most so many bytes, quotes and backslashes counted as JSON writes them."""
+    while isinstance(value, str) and len(json.dumps(value, ensure_ascii=False).encode()) > size:
+        value = value[: len(value) * 3 // 4]
+    return value
 
 
 def _one_line(text: str) -> str:

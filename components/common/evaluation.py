@@ -21,6 +21,8 @@ from components.common import distributed
 from components.common.device import DevicePolicy
 from components.data.table import TokenTable
 
+HEAD_ROWS = 512  # positions whose logits exist at a time: 512 × 151,000 float32 are 0.3 GB
+
 
 @dataclass(frozen=True)
 class Likelihood:
@@ -122,10 +124,23 @@ def backbone(model: Any) -> Any:
     return getattr(base, base.base_model_prefix)
 
 
-def lm_head(model: Any) -> Any:
-    """A causal language model's head."""
+def head_logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """A causal language model's logits for hidden states, in float32, as its own forward pass gives them.
+
+    Args:
+        model: With or without adapters.
+        hidden: Last hidden states of any positions, shape (…, hidden).
+    """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return base.get_output_embeddings()
+    logits: torch.Tensor = base.get_output_embeddings()(hidden).float()
+    config = base.config
+    if scale := getattr(config, "logit_scale", None):  # Cohere
+        logits = logits * scale
+    if scaling := getattr(config, "logits_scaling", None):  # Granite
+        logits = logits / scaling
+    if cap := getattr(config, "final_logit_softcapping", None):  # Gemma 2
+        logits = cap * torch.tanh(logits / cap)
+    return logits
 
 
 def autocast(policy: DevicePolicy) -> torch.autocast:
@@ -156,9 +171,11 @@ def likelihood(
             hidden = backbone(model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
             target = labels[:, 1:]
             wanted = target != -100
-            logits = lm_head(model)(hidden[:, :-1][wanted]).float()
-            totals[0] += nn.functional.cross_entropy(logits, target[wanted], reduction="sum").double()
-            totals[1] += wanted.sum()
+            states, target = hidden[:, :-1][wanted], target[wanted]
+            for part, labelled in zip(states.split(HEAD_ROWS), target.split(HEAD_ROWS), strict=True):
+                logits = head_logits(model, part)
+                totals[0] += nn.functional.cross_entropy(logits, labelled, reduction="sum").double()
+            totals[1] += len(target)
     distributed.sum_over_ranks(totals)
     return Likelihood(float(totals[0]), int(totals[1]))
 
@@ -205,7 +222,8 @@ def last_token_scores(model: Any, ids: torch.Tensor, mask: torch.Tensor, head: t
     hidden = backbone(model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
     last = mask.sum(1) - 1
     final = hidden[torch.arange(len(ids), device=ids.device), last]
-    scores: torch.Tensor = (final.float() @ head.float().T).squeeze(-1)
+    with torch.autocast(final.device.type, enabled=False):  # it would round the product to half precision
+        scores: torch.Tensor = (final.float() @ head.float().T).squeeze(-1)
     return scores
 
 

@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from components.common import distributed
 from components.common.device import DevicePolicy
-from components.common.evaluation import autocast, backbone, batches_by_length, evaluating, lm_head
+from components.common.evaluation import autocast, backbone, batches_by_length, evaluating, head_logits
 
 GREEDY = 0.0
+Ids = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,13 @@ class Sampling:
 
 def generate(
     model: Any,
-    prompts: Sequence[NDArray[np.int64]],
+    prompts: Sequence[Ids],
     sampling: Sampling,
     policy: DevicePolicy,
     *,
     max_tokens: int = 16384,
-    keys: Sequence[int] | None = None,
-) -> list[NDArray[np.int64]]:
+    keys: Sequence[tuple[int, ...]] | None = None,
+) -> list[Ids]:
     """Completes prompts.
 
     Args:
@@ -61,9 +63,9 @@ def generate(
     Returns:
         Token ids of each completion, in the order given, ended by a stop token unless cut off by `max_new_tokens`.
     """
-    keys = range(len(prompts)) if keys is None else keys
+    keys = [(index,) for index in range(len(prompts))] if keys is None else keys
     longest = [len(prompt) + sampling.max_new_tokens for prompt in prompts]
-    completions: list[NDArray[np.int64]] = [np.zeros(0, np.int64)] * len(prompts)
+    completions: list[Ids] = [np.zeros(0, np.int64)] * len(prompts)
     with evaluating(model), autocast(policy):
         for batch in batches_by_length(longest, max_tokens):
             rows = _decode(model, [prompts[i] for i in batch], [keys[i] for i in batch], sampling, policy)
@@ -72,9 +74,23 @@ def generate(
     return completions
 
 
+def generate_shared(
+    model: Any, prompts: Sequence[Ids], sampling: Sampling, policy: DevicePolicy, *, max_tokens: int = 16384
+) -> list[Ids]:
+    """Completes prompts, each process its share; all processes then have all completions."""
+    mine = distributed.shard(range(len(prompts)))
+    keys = [(index,) for index in mine]
+    written = generate(model, [prompts[i] for i in mine], sampling, policy, max_tokens=max_tokens, keys=keys)
+    return distributed.gather(written)
+
+
 def _decode(
-    model: Any, prompts: Sequence[NDArray[np.int64]], keys: Sequence[int], sampling: Sampling, policy: DevicePolicy
-) -> list[NDArray[np.int64]]:
+    model: Any,
+    prompts: Sequence[Ids],
+    keys: Sequence[tuple[int, ...]],
+    sampling: Sampling,
+    policy: DevicePolicy,
+) -> list[Ids]:
     from transformers import DynamicCache
 
     device = policy.device
@@ -93,7 +109,7 @@ def _decode(
             past_key_values=cache,
             use_cache=True,
         )
-        logits = lm_head(model)(out.last_hidden_state[:, -1]).float()
+        logits = head_logits(model, out.last_hidden_state[:, -1])
         tokens = _choose(logits, [uniform[row][index] for row in alive], sampling)
         for row, token in zip(alive, tokens.tolist(), strict=True):
             written[row].append(token)
@@ -111,7 +127,7 @@ def _decode(
     return [np.asarray(row, np.int64) for row in written]
 
 
-def left_pad(rows: Sequence[NDArray[np.int64]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def left_pad(rows: Sequence[Ids], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Left-pads rows to one width.
 
     Returns:
@@ -126,9 +142,9 @@ def left_pad(rows: Sequence[NDArray[np.int64]], device: torch.device) -> tuple[t
     return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
 
 
-def _uniform_numbers(sampling: Sampling, key: int) -> NDArray[np.float64]:
+def _uniform_numbers(sampling: Sampling, key: tuple[int, ...]) -> NDArray[np.float64]:
     """One number in [0, 1) for each token that a row may get."""
-    identity = [part & 0xFFFFFFFFFFFFFFFF for part in (sampling.seed, sampling.step, key)]
+    identity = [part & 0xFFFFFFFFFFFFFFFF for part in (sampling.seed, sampling.step, *key)]
     return np.random.default_rng(identity).random(sampling.max_new_tokens)
 
 

@@ -46,27 +46,33 @@ class Progress:
         self._stage, self._total, self._start, self._every = stage, total, start, max(1, every)
         self._began = time.monotonic()
         self._bar = sys.stdout.isatty() and os.environ.get("RLHF_LOG_FORMAT") != "json"
+        self._since: list[Mapping[str, float]] = []
 
     def step(self, step: int, values: Mapping[str, float], tokens: int = 0) -> None:
         """Reports that `step` is done.
 
         Args:
             step: Steps done so far, counted from 1.
-            values: What to show, in this order.
+            values: What to show, in this order: means over the steps since the last line, but the last learning rate.
             tokens: Tokens that this process handled since it began.
         """
-        if not self._bar and step % self._every and step != self._total:
+        self._since.append(values)
+        last = step == self._total
+        if not self._bar and step % self._every and not last:
             return
+        means = {name: sum(seen[name] for seen in self._since) / len(self._since) for name in values}
+        shown = {**means, **{name: value for name, value in values.items() if name == "lr"}}
+        line = f"step {step}/{self._total} {' '.join(f'{name} {_short(name, shown[name])}' for name in values)}"
         elapsed = max(time.monotonic() - self._began, 1e-9)
-        done = max(step - self._start, 1)
-        shown = " ".join(f"{name} {_short(name, value)}" for name, value in values.items())
         rate = f" {tokens / elapsed:.0f} tok/s" if tokens else ""
-        left = _duration(elapsed / done * (self._total - step))
-        line = f"step {step}/{self._total} {shown}{rate} {memory_gib():.1f} GiB eta {left}"
+        left = _duration(elapsed / max(step - self._start, 1) * (self._total - step))
+        line += f"{rate} {memory_gib():.1f} GiB eta {left}"
         if self._bar:
-            print(f"\r\x1b[K{self._stage} {line}", end="\n" if step == self._total else "", flush=True)
+            print(f"\r\x1b[K{self._stage} {line}", end="\n" if last else "", flush=True)
         else:
-            say(self._stage, line, step=step, total=self._total, **values)
+            say(self._stage, line, step=step, total=self._total, **shown)
+        if not step % self._every or last:
+            self._since = []
 
 
 def memory_gib() -> float:

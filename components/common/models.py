@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from components.common.device import DevicePolicy
@@ -17,18 +18,26 @@ from components.common.tokenizer import tokenizer_identity
 if TYPE_CHECKING:
     from components.common.training import LoraSettings
 
+HEAD = "score.weight"
+PARITY = "parity.safetensors"
 HEADS = ("lm_head", "score")  # never LoRA targets: their losses read `.weight` directly, and PEFT would replace it
 
 
-def load_causal_lm(folder: Path, policy: DevicePolicy) -> Any:
+def load_causal_lm(folder: Path, policy: DevicePolicy, *, full_precision: bool = False) -> Any:
     """Loads a causal language model in the policy's type on its device.
+
+    Args:
+        folder: Where it is.
+        policy: Device and type.
+        full_precision: Load in float32 all the same, because all parameters will be trained.
 
     Raises:
         InputError: The weights are missing or do not fit the architecture.
     """
     from transformers import AutoModelForCausalLM
 
-    return _load(AutoModelForCausalLM, folder, policy)
+    dtype = torch.float32 if full_precision else policy.compute_dtype
+    return _load(AutoModelForCausalLM, folder, policy, dtype)
 
 
 def new_causal_lm(folder: Path, policy: DevicePolicy) -> Any:
@@ -62,36 +71,72 @@ def load_reward_base(folder: Path, policy: DevicePolicy, pad_token_id: int) -> A
     """
     from transformers import AutoModelForSequenceClassification
 
-    model = _load(AutoModelForSequenceClassification, folder, policy, expected=("score.weight",), num_labels=1)
+    model = _load(
+        AutoModelForSequenceClassification,
+        folder,
+        policy,
+        policy.compute_dtype,
+        expected=("score.weight",),
+        num_labels=1,
+    )
     nn.init.zeros_(model.score.weight)
     model.config.pad_token_id = pad_token_id
     return model
 
 
 def load_reward_model(folder: Path, policy: DevicePolicy) -> Any:
-    """Loads a merged reward model, head and all."""
+    """Loads a merged reward model; its score head stays float32, as it was trained."""
     from transformers import AutoModelForSequenceClassification
 
-    return _load(AutoModelForSequenceClassification, folder, policy)
+    model = _load(AutoModelForSequenceClassification, folder, policy, policy.compute_dtype)
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            if path.name != PARITY and HEAD in file.keys():  # noqa: SIM118, it is no dict
+                model.score.weight.data = file.get_tensor(HEAD).float().to(policy.device)
+    return model
 
 
-def _load(kind: Any, folder: Path, policy: DevicePolicy, expected: Iterable[str] = (), **kwargs: Any) -> Any:
+def _load(
+    kind: Any, folder: Path, policy: DevicePolicy, dtype: torch.dtype, expected: Iterable[str] = (), **kwargs: Any
+) -> Any:
     from transformers import logging
 
     level = logging.get_verbosity()
     logging.set_verbosity_error()  # it reports the missing score head as a fault; the check below is stricter
     try:
         model, info = kind.from_pretrained(
-            folder, dtype=policy.compute_dtype, attn_implementation="sdpa", output_loading_info=True, **kwargs
+            folder, dtype=dtype, attn_implementation="sdpa", output_loading_info=True, **kwargs
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise InputError(f"cannot be loaded: {error}", where=str(folder)) from error
     finally:
         logging.set_verbosity(level)
-    missing = sorted(set(info["missing_keys"]) - set(expected))
-    if missing:
-        raise InputError(f"weights are missing: {', '.join(missing[:3])}", where=str(folder))
+    refuse_missing(info, str(folder), expected)
+    if dtype == torch.float16:  # a bfloat16 checkpoint may hold what float16 cannot
+        refuse_not_finite(model, str(folder), hint="set model.dtype=float32")
     return model.to(policy.device)
+
+
+def refuse_missing(info: Mapping[str, Any], where: str, expected: Iterable[str] = ()) -> None:
+    """Looks at what `from_pretrained` says of a checkpoint; it fills in what is missing with random numbers.
+
+    Raises:
+        InputError: Weights are missing or of another shape.
+    """
+    faults = {*info.get("missing_keys", ()), *(key for key, *_ in info.get("mismatched_keys", ()))} - set(expected)
+    if faults:
+        raise InputError(f"weights are missing or of another shape: {', '.join(sorted(faults)[:3])}", where=where)
+
+
+def refuse_not_finite(model: nn.Module, where: str, hint: str) -> None:
+    """Looks for weights that are not numbers.
+
+    Raises:
+        UserError: Naming the first.
+    """
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise UserError(f"{name} holds values that are not finite", where=where, hint=hint)
 
 
 def lora_targets(model: nn.Module) -> list[str]:
@@ -103,7 +148,7 @@ def _is_target(name: str, layer: nn.Module) -> bool:
     return isinstance(layer, nn.Linear) and name.rpartition(".")[2] not in HEADS
 
 
-def lora_config(model: nn.Module, settings: LoraSettings, task_type: str) -> Any:
+def lora_config(model: Any, settings: LoraSettings, task_type: str) -> Any:
     """PEFT's configuration for a model.
 
     Args:
@@ -117,6 +162,11 @@ def lora_config(model: nn.Module, settings: LoraSettings, task_type: str) -> Any
     from peft import LoraConfig
 
     known = lora_targets(model)
+    if not known:
+        raise UserError(
+            f"a model of type {model.config.model_type} has no linear layers that LoRA could adapt",
+            hint="take a llama-like model, or train all parameters (lora: null)",
+        )
     targets = known if settings.target_modules == "all-linear" else sorted(settings.target_modules)
     unmatched = [name for name in targets if name not in known]
     if unmatched:
@@ -151,6 +201,7 @@ def save_adapter(model: Any, folder: Path, base: str, *, adapter: str = "default
         base: Name of the base to be written into the configuration; PEFT would write a path of this machine.
         adapter: Which of the model's adapters.
     """
+    refuse_not_finite(model, "adapter", hint="training has diverged: lower the learning rate")
     model.peft_config[adapter].base_model_name_or_path = base
     model.save_pretrained(folder, selected_adapters=[adapter], save_embedding_layers=False)
     if adapter != "default":  # PEFT puts any other adapter into a folder of its own
@@ -173,6 +224,7 @@ def save_model(model: Any, folder: Path, base: Path) -> None:
         folder: Where to.
         base: The model it was made from: the weights keep that one's type, whatever the device computed with.
     """
+    refuse_not_finite(model, "model", hint="training has diverged: lower the learning rate")
     fields = json.loads((base / "config.json").read_text(encoding="utf-8"))
     name = fields.get("dtype") or fields.get("torch_dtype") or "float32"
     model.to(getattr(torch, name)).save_pretrained(folder)
@@ -184,7 +236,6 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> dict[str, str]:
     return tokenizer_identity(tokenizer)
 
 
-@torch.no_grad()
 def parameter_count(model: nn.Module, *, trainable: bool = False) -> int:
     """Number of parameters, of the trainable ones alone if wished."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable)

@@ -9,14 +9,22 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import numpy as np
+import torch
 from datasets import Dataset
+from numpy.typing import NDArray
 from trl import SFTConfig, SFTTrainer
 
 from components.common.curves import Curves
 from components.common.device import DevicePolicy
+from components.common.errors import UserError
+from components.common.evaluation import autocast, backbone, evaluating
 from components.common.stage import Job
-from components.common.trainer import StageCallback, start_training, trainer_arguments, whole_batches
+from components.common.trainer import StageCallback, start_training, trainer_arguments, training_order
+from components.data.model_facts import read_model_facts
 from components.data.table import TokenTable
+
+BORDER_TOLERANCE = 0.05  # of the hidden states' spread: rounding in half precision stays below, a leak does not
 
 
 def train_packed(job: Job[Any], model: Any, tokenizer: Any, table: TokenTable, policy: DevicePolicy) -> None:
@@ -29,6 +37,7 @@ def train_packed(job: Job[Any], model: Any, tokenizer: Any, table: TokenTable, p
         table: A packed table.
         policy: Device and type.
     """
+    _check_borders(job, model, table, policy)
     arguments = SFTConfig(
         **trainer_arguments(job, policy),
         packing=False,
@@ -41,18 +50,50 @@ def train_packed(job: Job[Any], model: Any, tokenizer: Any, table: TokenTable, p
         trainer = SFTTrainer(
             model=model,
             args=arguments,
-            train_dataset=packed_dataset(table, whole_batches(job, len(table.rows or ()))),
+            train_dataset=packed_dataset(table, training_order(job, len(table.rows or ()))),
             processing_class=tokenizer,
             callbacks=[StageCallback(job, curves)],
         )
         start_training(trainer)
 
 
-def packed_dataset(table: TokenTable, rows: int) -> Dataset:
-    """The first rows of a packed table, read from the memory-mapped files when they are asked for."""
+def packed_dataset(table: TokenTable, order: NDArray[np.int64]) -> Dataset:
+    """Rows of a packed table in an order, read from the memory-mapped files when they are asked for."""
 
     def read(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
         rows = [table.packed(row) for row in batch["row"]]
         return {name: [row[name] for row in rows] for name in rows[0]}
 
-    return Dataset.from_dict({"row": range(rows)}).with_transform(read)
+    return Dataset.from_dict({"row": order}).with_transform(read)
+
+
+def _check_borders(job: Job[Any], model: Any, table: TokenTable, policy: DevicePolicy) -> None:
+    """Computes one packed row, and its last sequence alone: the model must give the same.
+
+    Raises:
+        UserError: It does not: its attention, or another layer, crosses the borders inside a row.
+    """
+    rows = table.rows
+    packed = [row for row in range(len(rows or ())) if rows is not None and len(rows.row(row)) > 1]
+    if not packed:
+        if job.config.per_device_train_batch_size > 1 and not read_model_facts(job.folder("model")).can_pack:
+            raise UserError(
+                "this model cannot compute several sequences at once without padding",
+                where=f"{job.name}.per_device_train_batch_size",
+                hint="set it to 1",
+            )
+        return
+    row = table.packed(packed[0])
+    lengths = row["seq_lengths"]
+    ids = torch.tensor(row["input_ids"], device=policy.device)[None]
+    positions = torch.cat([torch.arange(length) for length in lengths])[None].to(policy.device)
+    with evaluating(model), autocast(policy):
+        together = backbone(model)(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state
+        alone = backbone(model)(input_ids=ids[:, -lengths[-1] :], use_cache=False).last_hidden_state
+    apart = (together[:, -lengths[-1] :].float() - alone.float()).abs().max().item()
+    if apart > BORDER_TOLERANCE * alone.float().std().item():
+        raise UserError(
+            f"this model attends across the borders of packed sequences (hidden states {apart:.2g} apart)",
+            where=f"data.{job.name}",
+            hint=f"set data.{job.name}.packing=false" if job.name == "sft" else "use another base",
+        )

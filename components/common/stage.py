@@ -6,6 +6,7 @@ Nothing here needs torch: the launcher plans a stage to see whether its result i
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,11 @@ from components.common.config import ConfigT, check_sections, validate
 from components.common.errors import InputError, UserError
 from components.common.store import Store, local_path, open_store
 
+STAGES = ("source", "base", "data", "pretrain", "sft", "reward", "rl", "dpo", "merge", "evaluate")
+_ARTIFACT_URI = re.compile(
+    rf"(?:(?P<root>.*?)/)?(?P<prefix>artifacts/(?:{'|'.join(STAGES)})(?:-[a-z]+)?/[\w.-]+)(?:/(?P<below>.+))?"
+)
+
 
 @dataclass(frozen=True)
 class InputSpec:
@@ -48,6 +54,8 @@ class StageSpec(Generic[ConfigT]):
         inputs: Its inputs by name.
         seeded: Whether the seed can change the result.
         section: Path of its section in a run's configuration, if that is not its name.
+        main_metric: The held-out metric that says whether the stage did what it is for; measured before and after.
+        higher_is_better: Of the main metric.
     """
 
     name: str
@@ -56,6 +64,8 @@ class StageSpec(Generic[ConfigT]):
     inputs: Mapping[str, InputSpec]
     seeded: bool = True
     section: str = ""
+    main_metric: str = ""
+    higher_is_better: bool = True
 
     def section_of(self, config: Mapping[str, Any]) -> Any:
         """The stage's own section of a run's configuration."""
@@ -114,6 +124,23 @@ class Plan(Generic[ConfigT]):
         for artifact in self.inputs.values():
             if artifact.manifest:
                 verify(artifact.folder, artifact.manifest)
+        self._check_tokenizers()
+
+    def _check_tokenizers(self) -> None:
+        known = {
+            name: artifact.manifest.tokenizer
+            for name, artifact in self.inputs.items()
+            if artifact.manifest and artifact.manifest.tokenizer
+        }
+        for name, identity in known.items():
+            for what, value in identity.items():
+                other = next((n for n, i in known.items() if i.get(what, value) != value), None)
+                if other:
+                    raise InputError(
+                        f"has another {what.replace('_', ' ')} than the input {other}",
+                        where=self.inputs[name].uri,
+                        hint="make both from one base model",
+                    )
 
 
 @dataclass(frozen=True)
@@ -185,15 +212,24 @@ def make_plan(
     found = {name: find_input(name, uri, spec.inputs[name].kinds) for name, uri in sorted(inputs.items())}
     parents = {name: artifact.digest for name, artifact in found.items()}
     key = stage_key(spec.name, spec.result_version, section.for_key(), parents, seed if spec.seeded else 0)
-    root, prefix = split_uri(output)
+    root, prefix, below = split_uri(output)
+    if prefix and (below or prefix.split("/")[1] != spec.name):
+        raise UserError(f"is no place for a result of {spec.name}", where=output, hint="give the store's root")
     store = open_store(root)
     return Plan(spec, section, seed, found, store, prefix or f"artifacts/{spec.name}/{key}", key)
 
 
-def split_uri(uri: str) -> tuple[str, str]:
-    """Splits an artifact's URI into store root and prefix; no prefix when the URI is not below `artifacts/`."""
-    root, separator, rest = uri.rstrip("/").rpartition("/artifacts/")
-    return (root, f"artifacts/{rest}") if separator else (uri.rstrip("/") or uri, "")
+def split_uri(uri: str) -> tuple[str, str, str]:
+    """Splits an artifact's URI into store root, prefix and what lies below the artifact.
+
+    `/data/store/artifacts/sft/0123abcd/x` gives `/data/store`, `artifacts/sft/0123abcd` and `x`. A URI that names no
+    artifact of a known stage gives itself and two empty strings, though it may have `artifacts` somewhere in it.
+    """
+    found = _ARTIFACT_URI.fullmatch(uri.rstrip("/"))
+    if found is None:
+        return uri.rstrip("/") or uri, "", ""
+    root = "." if found["root"] is None else found["root"] or "/"
+    return root, found["prefix"], found["below"] or ""
 
 
 def find_input(name: str, uri: str, kinds: tuple[Kind, ...]) -> Artifact:
@@ -202,8 +238,8 @@ def find_input(name: str, uri: str, kinds: tuple[Kind, ...]) -> Artifact:
     Raises:
         InputError: There is nothing of an accepted kind.
     """
-    root, prefix = split_uri(uri)
-    if prefix:
+    root, prefix, below = split_uri(uri)
+    if prefix and not below:
         store = open_store(root)
         manifest = read_manifest(store, prefix)
         artifact = Artifact(f"{store.root}/{prefix}", store.fetch(prefix), manifest.digest, manifest.kind, manifest)

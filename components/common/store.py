@@ -10,6 +10,7 @@ Paths are relative to the root, with forward slashes. A location a person types,
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -52,8 +53,8 @@ class Store(Protocol):
     def scratch(self) -> Path:
         """A new empty local folder from which `publish` is cheap; its maker removes it."""
 
-    def remove(self, prefix: str) -> None:
-        """Deletes everything below a folder; nothing to delete is fine."""
+    def remove(self, path: str) -> None:
+        """Deletes a file; nothing to delete is fine."""
 
 
 class DirectoryStore:
@@ -103,17 +104,19 @@ class DirectoryStore:
         target = self._root / prefix
         with _writing(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-            if target.is_dir() and not (target / MANIFEST).exists():
-                shutil.rmtree(target)  # what a killed writer left: it has no manifest, so it was never an artifact
             for path in sorted(folder.rglob("*")):
                 if path.is_file():
                     path.chmod(0o644)  # safetensors makes files that only their owner can read
                     sync(path)
             try:
                 os.rename(folder, target)
-            except OSError:
+            except OSError as error:
                 if (target / MANIFEST).exists():
                     return False
+                if target.exists():  # not ours: an artifact appears whole, by this rename
+                    raise UserError(
+                        "is not empty and not an artifact", where=str(target), hint="move it away, or choose another"
+                    ) from error
                 raise
             sync(target.parent)
         return True
@@ -122,12 +125,13 @@ class DirectoryStore:
         folder = self._root / ".scratch"
         with _writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            made = Path(tempfile.mkdtemp(dir=folder))
+            _sweep(folder)
+            made = Path(tempfile.mkdtemp(dir=folder, prefix=f"{platform.node()}.{os.getpid()}."))
             made.chmod(0o755)
         return made
 
-    def remove(self, prefix: str) -> None:
-        shutil.rmtree(self._root / prefix, ignore_errors=True)
+    def remove(self, path: str) -> None:
+        (self._root / path).unlink(missing_ok=True)
 
 
 def open_store(root: str) -> Store:
@@ -171,6 +175,14 @@ def _writing(target: Path) -> Iterator[None]:
                 f"cannot write: {error.strerror}", where=str(target), hint="free space or choose another store"
             ) from error
         raise
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what killed processes of this machine left."""
+    for path in folder.glob(f"{platform.node()}.*"):
+        pid = path.name.removeprefix(f"{platform.node()}.").partition(".")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def sync(path: Path) -> None:

@@ -12,6 +12,7 @@ from components.common.errors import InputError, UserError
 
 # For a base that brings no template: only its own EOS token, nothing that it would have to learn an embedding for.
 PLAIN_TEMPLATE = (
+    "{% if bos_token %}{{ bos_token }}{% endif %}"
     "{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}{{ 'Assistant: ' + message['content'] + eos_token + '\\n' }}"
     "{% elif message['role'] == 'user' %}{{ 'User: ' + message['content'] + '\\n' }}"

@@ -6,13 +6,15 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from components.common import distributed
 from components.common.curves import Curves
 from components.common.device import DevicePolicy
 from components.common.errors import UserError
-from components.common.logs import Progress, say
+from components.common.logs import Progress
 from components.common.stage import Job
 from components.common.training import TrainingConfig
 
@@ -58,8 +60,8 @@ def trainer_arguments(job: Job[Any], policy: DevicePolicy) -> dict[str, Any]:
         "output_dir": str(job.work / "checkpoints"),
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": accumulation,
-        "num_train_epochs": config.num_train_epochs,
-        "max_steps": config.max_steps,
+        "num_train_epochs": 1,  # `training_order` holds the rows of all epochs
+        "train_sampling_strategy": "sequential",
         "learning_rate": config.learning_rate,
         "lr_scheduler_type": config.lr_scheduler_type,
         "warmup_steps": config.warmup_ratio,  # below 1 it is a share of all steps
@@ -70,7 +72,8 @@ def trainer_arguments(job: Job[Any], policy: DevicePolicy) -> dict[str, Any]:
         "fp16": policy.fp16,
         "bf16": policy.bf16,
         "seed": job.seed,
-        "logging_steps": config.logging_steps,
+        "logging_steps": 1,  # the curves are whole, and a mean over steps need not survive a restart
+        "logging_nan_inf_filter": False,
         "save_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,
@@ -80,16 +83,26 @@ def trainer_arguments(job: Job[Any], policy: DevicePolicy) -> dict[str, Any]:
     }
 
 
-def whole_batches(job: Job[Any], rows: int) -> int:
-    """How many rows fill whole optimizer steps; the few that are left over are dropped, and said to be.
+def training_order(job: Job[Any], rows: int) -> NDArray[np.int64]:
+    """The rows of all optimizer steps, one after the other: shuffled epochs that run into each other.
 
-    Several processes would repeat rows to share an uneven rest, and the result would depend on their number.
+    Every row is seen once an epoch, a batch may hold the end of one epoch and the beginning of the next, and what is in
+    a batch does not depend on the number of processes. Left to the trainer, several processes would repeat rows to
+    share an uneven rest.
+
+    Args:
+        job: The stage; its settings say how many epochs or steps, and the size of a batch.
+        rows: Number of rows of the dataset.
+
+    Returns:
+        Row numbers, shape (steps × train_batch_size,).
     """
-    batch = job.config.train_batch_size
-    used = rows - rows % batch if rows >= batch else rows
-    if used < rows:
-        say(job.name, f"{rows - used} of {rows} rows are left out: they do not fill a batch of {batch}")
-    return used
+    config: TrainingConfig = job.config
+    batch = config.train_batch_size
+    steps = config.max_steps if config.max_steps > 0 else math.ceil(config.num_train_epochs * rows / batch)
+    epochs = -(-steps * batch // rows)
+    order = [np.random.default_rng((job.seed, epoch)).permutation(rows) for epoch in range(epochs)]
+    return np.concatenate(order)[: steps * batch]
 
 
 def seed_everything(seed: int) -> None:
@@ -117,7 +130,9 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Learns how many steps there will be."""
-        self._progress = Progress(self._job.name, state.max_steps, state.global_step, every=1)
+        self._progress = Progress(
+            self._job.name, state.max_steps, state.global_step, every=self._job.config.logging_steps
+        )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **_: Any) -> None:
         """Takes the trainer's values."""

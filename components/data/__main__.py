@@ -8,12 +8,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from components.common.config import merge_configs, parse_overrides, read_config_file
+from components.common.config import check_sections, merge_configs, parse_overrides, read_config_file, validate
 from components.common.entry import guarded, input_pair, quiet_libraries, run_plan
 from components.common.errors import UserError
 from components.common.logs import say
 from components.common.stage import make_plan
-from components.data.config import SPECS
+from components.data.config import SPECS, DataConfig
 from components.data.records import TASKS, Task
 from components.data.sources import with_digests
 
@@ -27,16 +27,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(arguments: argparse.Namespace) -> int:
     quiet_libraries(offline=False)
     config = merge_configs(read_config_file(arguments.config), parse_overrides(arguments.set))
-    sections = config.get("data") or {}
-    tasks: list[Task] = [task for task in TASKS if (sections.get(task) or {}).get("sources")]
-    tasks = [arguments.task] if arguments.task else tasks
-    if not tasks:
-        raise UserError("no part has sources", where=f"{arguments.config} data", hint="set data.sft.sources=[PATH], …")
+    where = str(arguments.config)
+    check_sections(config, where)
+    parts = validate(DataConfig, config.get("data"), "data", where).model_dump(mode="json")
+    tasks: list[Task] = arguments.task or [task for task in TASKS if parts[task]["sources"]]
+    empty = [task for task in tasks if not parts[task]["sources"]] or ([] if tasks else ["sft"])
+    if empty:
+        raise UserError("has no sources", where=f"{where} data.{empty[0]}", hint=f"set data.{empty[0]}.sources=[PATH]")
     for task in tasks:
-        if not (sections.get(task) or {}).get("sources"):
-            raise UserError("has no sources", where=f"{arguments.config} data.{task}", hint=f"set data.{task}.sources")
-        config["data"] = {**sections, task: with_digests(sections[task])}
-        plan = make_plan(SPECS[task], config, str(arguments.config), dict(arguments.input), arguments.output)
+        config["data"] = {task: with_digests(parts[task])}
+        plan = make_plan(SPECS[task], config, where, dict(arguments.input), arguments.output)
         if plan.finished():
             say(plan.spec.name, f"finished before: {plan.uri}")
             continue
@@ -51,7 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, required=True, help="the run's YAML; this step reads the data section")
     parser.add_argument("--input", type=input_pair, action="append", default=[], metavar="NAME=URI", help="model=URI")
     parser.add_argument("--output", required=True, metavar="URI", help="store root")
-    parser.add_argument("--task", choices=TASKS, help="make only this stage's dataset")
+    parser.add_argument(
+        "--task", choices=TASKS, action="append", help="make only this stage's dataset; may be repeated"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="e.g. data.sft.heldout=0.1")
     return parser
 

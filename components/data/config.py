@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from components.common.config import Config, Neutral
+from components.common.functions import PATTERN, code_digest
 from components.common.stage import InputSpec, StageSpec
-from components.data.records import Task
+from components.data.records import TASKS, Task
 
 SampleBy = Literal["auto", "line", "paragraph", "document"]
 
@@ -35,8 +37,8 @@ class PartConfig(Config):
     """What the parts have in common."""
 
     sources: tuple[Source, ...] = Field((), description="paths, or mappings with the fields of a source")
-    heldout: float = Field(0.05, gt=0, lt=1, description="share of the prompts that is held out")
-    split_by: str | None = Field(None, description="column whose equal values keep rows on one side of the split")
+    heldout: float = Field(0.05, gt=0, lt=1, description="share of the prompts that is held out; set data.heldout")
+    split_by: str | None = Field(None, description="column that decides the side of a row; set data.split_by")
     max_heldout: int = Field(1000, ge=1, description="held-out rows that are used; the rest is for neither side")
 
     @field_validator("sources", mode="before")
@@ -75,20 +77,44 @@ class RlPart(PartConfig):
 class Builder(Config):
     """Python code that makes the sources, for examples."""
 
-    function: str = Field(pattern=r"^[\w.]+:\w+$", description="module:function(folder, seed, options)")
+    function: str = Field(pattern=PATTERN, description="module:function(folder, seed, options)")
     options: dict[str, Any] = Field({}, description="passed on to the function")
     packages: tuple[str, ...] = Field((), description="distributions it reads from")
     versions: dict[str, str] = Field({}, description="their versions; filled in when the configuration is resolved")
+
+    def for_key(self) -> dict[str, Any]:
+        """Adds the function's code."""
+        return {**super().for_key(), "code": code_digest(self.function)}
 
 
 class DataConfig(Config):
     """Where each stage's data comes from and how it is cut."""
 
+    heldout: float = Field(0.05, gt=0, lt=1, description="share of the prompts that is held out, in every part")
+    split_by: str | None = Field(
+        None, description="column whose equal values keep rows on one side of the split, in every part"
+    )
     builder: Builder | None = Field(None, description="makes the sources that are not given")
     pretrain: PretrainPart = PretrainPart()
     sft: SftPart = SftPart()
     reward: RewardPart = RewardPart()
     rl: RlPart = RlPart()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_split(cls, values: Any) -> Any:
+        """Gives every part the common split, unless it has one of its own."""
+        if not isinstance(values, dict):
+            return values
+        common = {name: values[name] for name in ("heldout", "split_by") if values.get(name) is not None}
+        parts = {task: values.get(task) or {} for task in TASKS}
+        return {**values, **{task: {**common, **part} for task, part in parts.items() if isinstance(part, dict)}}
+
+
+def wanted_parts(settings: Mapping[str, Any]) -> list[Task]:
+    """The parts that a run needs, of its configuration: of each stage that is on, and the prompts for evaluate."""
+    on = [task for task in TASKS if settings[task]["enabled"]]
+    return [task for task in TASKS if task in on or (task == "rl" and settings["evaluate"]["enabled"])]
 
 
 PartT = TypeVar("PartT", bound=PartConfig)

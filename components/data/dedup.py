@@ -39,6 +39,20 @@ def said(record: Record) -> tuple[str, str]:
             return record.text.strip(), ""
 
 
+def asked(record: Record) -> str:
+    """What a record's prompt says without its system prompt: the same question under another one is the same."""
+    match record:
+        case Conversation():
+            messages = record.messages[:-1]
+        case Preference():
+            messages = record.prompt
+        case Prompt():
+            messages = record.messages
+        case Document():
+            return record.text.strip()
+    return _transcript([message for message in messages if message.role != "system"])
+
+
 def _transcript(messages: Iterable[Message]) -> str:
     return "".join([f"{message.role}:{len(message.content)}:{message.content}" for message in messages])
 

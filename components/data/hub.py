@@ -62,3 +62,28 @@ def hub_rows(source: str, name: HubName) -> Iterator[Row]:
         ) from error
     if number == 0:
         raise UserError("has no rows", where=source, hint="choose another split")
+
+
+def dataset_revision(source: str) -> str:
+    """The commit of a dataset, which stands for its content; `cached` offline, where only a copy can be read.
+
+    Raises:
+        UserError: This is no name of a dataset, or the hub does not know it.
+    """
+    name = hub_name(source)
+    if name is None:
+        raise UserError("no such file", where=source, hint="give a file, a folder, or owner/name[:split] on the hub")
+    from huggingface_hub import HfApi
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if HF_HUB_OFFLINE:
+        return "cached"
+    try:
+        return str(HfApi().dataset_info(name.path).sha)
+    except (HfHubHTTPError, OSError) as error:
+        raise UserError(
+            f"no local file, and the hub does not give it: {type(error).__name__}",
+            where=source,
+            hint="check name, network and HF_TOKEN, or give a local path",
+        ) from error

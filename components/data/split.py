@@ -13,7 +13,7 @@ from typing import Literal
 
 from components.common.artifacts import canonical_json
 from components.common.errors import UserError
-from components.data.dedup import FingerprintSet, fingerprint, hash_share, said
+from components.data.dedup import FingerprintSet, asked, fingerprint, hash_share
 from components.data.normalise import Dropped, normalise
 from components.data.records import Record, Task
 from components.data.row import Row
@@ -61,7 +61,7 @@ def in_heldout(record: Record, fraction: float, split_by: str | None = None, whe
     Raises:
         UserError: The record has no such column.
     """
-    return hash_share(said(record)[0] if split_by is None else _group(record, split_by, where)) < fraction
+    return hash_share(asked(record) if split_by is None else _group(record, split_by, where)) < fraction
 
 
 def _group(record: Record, column: str, where: str) -> str:

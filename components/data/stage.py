@@ -17,6 +17,7 @@ from components.common.logs import say
 from components.common.stage import Job, Result
 from components.common.tokenizer import load_tokenizer, tokenizer_identity
 from components.data.config import PartConfig, PretrainPart, RewardPart, RlPart, SftPart
+from components.data.model_facts import ModelFacts, read_model_facts
 from components.data.pack import one_each, pack
 from components.data.readers import read_rows
 from components.data.records import Conversation, Document, Preference, Prompt, Record, Task
@@ -24,6 +25,7 @@ from components.data.sources import readable
 from components.data.split import Collection, Side
 from components.data.table import TokenTable, build_table, split_long, write_jsonl
 from components.data.tokenise import (
+    Pair,
     Rejected,
     Tokens,
     tokenise_conversations,
@@ -35,7 +37,8 @@ from components.data.tokenise import (
 CHUNK = 4096  # records tokenised in one call: enough to keep all cores busy, little enough to hold as text
 
 Row = TypeVar("Row")
-Build = Callable[[Job[Any], Chat, Iterable[tuple[Side, Record]], int], dict[str, Any]]
+Records = Iterable[tuple[Side, Record]]
+Build = Callable[[Job[Any], Chat, Records, ModelFacts], dict[str, Any]]
 
 
 @dataclass
@@ -51,12 +54,13 @@ def run(task: Task, job: Job[Any]) -> Result:
     builders: dict[Task, Build] = {"pretrain": _pretrain, "sft": _sft, "reward": _reward, "rl": _rl}
     config: PartConfig = job.config
     tokenizer = load_tokenizer(job.folder("model"))
-    vocab_size = _vocab_size(job.folder("model"))
+    model = read_model_facts(job.folder("model"))
+    _check_length(job, model)
     rows = chain.from_iterable(
         read_rows(readable(s), max_samples=s.max_samples, sample_by=s.sample_by) for s in config.sources
     )
     collection = Collection(rows, task, config.heldout, config.split_by)
-    report = builders[task](job, Chat(tokenizer), collection, vocab_size)
+    report = builders[task](job, Chat(tokenizer), collection, model)
     counts = asdict(collection.counts)
     report = {**counts, "dropped": [*counts["dropped"], *report.pop("rejected")], **report}
     (job.out / "report.json").write_text(json.dumps(report, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -66,7 +70,7 @@ def run(task: Task, job: Job[Any]) -> Result:
     return Result("dataset", report, tokenizer_identity(tokenizer))
 
 
-def _pretrain(job: Job[PretrainPart], chat: Chat, records: Iterable[tuple[Side, Record]], vocab: int) -> dict[str, Any]:
+def _pretrain(job: Job[PretrainPart], chat: Chat, records: Records, model: ModelFacts) -> dict[str, Any]:
     def tokenise(chunk: Sequence[Document]) -> Sequence[Tokens]:
         return tokenise_documents(chat.tokenizer, chunk)
 
@@ -74,13 +78,13 @@ def _pretrain(job: Job[PretrainPart], chat: Chat, records: Iterable[tuple[Side, 
     length = job.config.max_length
     report: dict[str, Any] = {"rejected": rejected, "truncated": 0}
     for side, split in splits.items():
-        table = split_long(build_table(split.rows, vocab), length)
-        report |= _write(job.out / side, _packed(table, length), side, length)
+        table = split_long(build_table(split.rows, model.vocab_size), length)
+        report |= _write(job.out / side, _packed(table, length if model.can_pack else None), side, length)
     write_jsonl(job.out / "heldout" / "rows.jsonl", splits["heldout"].records)
     return report
 
 
-def _sft(job: Job[SftPart], chat: Chat, records: Iterable[tuple[Side, Record]], vocab: int) -> dict[str, Any]:
+def _sft(job: Job[SftPart], chat: Chat, records: Records, model: ModelFacts) -> dict[str, Any]:
     config = job.config
 
     def tokenise(chunk: Sequence[Conversation]) -> Sequence[Tokens | Rejected]:
@@ -89,50 +93,63 @@ def _sft(job: Job[SftPart], chat: Chat, records: Iterable[tuple[Side, Record]], 
     splits, rejected = _collect(records, tokenise, config.max_heldout)
     report: dict[str, Any] = {"rejected": rejected, "truncated": _truncated(splits)}
     for side, split in splits.items():
-        table = build_table(split.rows, vocab)
-        packed = _packed(table, config.max_length) if config.packing else _packed(table, None)
+        table = build_table(split.rows, model.vocab_size)
+        packed = _packed(table, config.max_length if config.packing and model.can_pack else None)
         report |= _write(job.out / side, packed, side, config.max_length)
     write_jsonl(job.out / "heldout" / "rows.jsonl", splits["heldout"].records)
     return report
 
 
-def _reward(job: Job[RewardPart], chat: Chat, records: Iterable[tuple[Side, Record]], vocab: int) -> dict[str, Any]:
+def _reward(job: Job[RewardPart], chat: Chat, records: Records, model: ModelFacts) -> dict[str, Any]:
     config = job.config
 
-    def tokenise(chunk: Sequence[Preference]) -> Sequence[tuple[Tokens, Tokens] | Rejected]:
+    def tokenise(chunk: Sequence[Preference]) -> Sequence[Pair | Rejected]:
         pairs = tokenise_preferences(chat, chunk, config.max_length)
         if not config.equal_length:
             return pairs
         unequal = Rejected("the answers differ in their number of tokens")
-        return [unequal if isinstance(p, tuple) and len(p[0].ids) != len(p[1].ids) else p for p in pairs]
+        return [unequal if isinstance(p, Pair) and len(p.chosen.ids) != len(p.rejected.ids) else p for p in pairs]
 
     splits, rejected = _collect(records, tokenise, config.max_heldout)
-    truncated = sum(pair[0].truncated for split in splits.values() for pair in split.rows)
+    truncated = sum(pair.chosen.truncated for split in splits.values() for pair in split.rows)
     report: dict[str, Any] = {"rejected": rejected, "truncated": truncated}
     for side, split in splits.items():
-        for index, name in enumerate(("chosen", "rejected")):
-            table = build_table([pair[index] for pair in split.rows], vocab)
+        for name in ("chosen", "rejected"):
+            table = build_table([getattr(pair, name) for pair in split.rows], model.vocab_size)
             report |= _write(job.out / side / name, table, side, config.max_length)
+        if any(pair.margin is not None for pair in split.rows):
+            margins = [pair.margin or 0.0 for pair in split.rows]
+            np.save(job.out / side / "margin.npy", np.asarray(margins, np.float32))
     write_jsonl(job.out / "heldout" / "rows.jsonl", splits["heldout"].records)
     return report
 
 
-def _rl(job: Job[RlPart], chat: Chat, records: Iterable[tuple[Side, Record]], vocab: int) -> dict[str, Any]:
+def _rl(job: Job[RlPart], chat: Chat, records: Records, model: ModelFacts) -> dict[str, Any]:
     def tokenise(chunk: Sequence[Prompt]) -> Sequence[Tokens | Rejected]:
         return tokenise_prompts(chat, chunk, job.config.max_prompt_length)
 
-    splits, rejected = _collect(records, tokenise, job.config.max_heldout)
+    splits, rejected = _collect(records, tokenise, job.config.max_heldout, keep_train=True)
     report: dict[str, Any] = {"rejected": rejected, "truncated": _truncated(splits)}
     for side, split in splits.items():
-        report |= _write(job.out / side, build_table(split.rows, vocab), side, job.config.max_prompt_length)
+        report |= _write(job.out / side, build_table(split.rows, model.vocab_size), side, job.config.max_prompt_length)
         write_jsonl(job.out / side / "rows.jsonl", split.records)
     return report
 
 
 def _collect(
-    records: Iterable[tuple[Side, Any]], tokenise: Callable[[list[Any]], Sequence[Any]], max_heldout: int
+    records: Iterable[tuple[Side, Any]],
+    tokenise: Callable[[list[Any]], Sequence[Any]],
+    max_heldout: int,
+    *,
+    keep_train: bool = False,
 ) -> tuple[dict[Side, Split[Any]], list[dict[str, Any]]]:
     """Tokenises records chunk by chunk and sorts them by side.
+
+    Args:
+        records: What to tokenise, with its side.
+        tokenise: How; one result for each record.
+        max_heldout: How many held-out rows are used.
+        keep_train: Keep the training records themselves, too; the held-out ones are always kept.
 
     Raises:
         UserError: A side has nothing left.
@@ -146,7 +163,8 @@ def _collect(
                 entry["count"] += 1
             elif side == "train" or len(splits[side].rows) < max_heldout:
                 splits[side].rows.append(row)
-                splits[side].records.append(_as_json(record))
+                if side == "heldout" or keep_train:
+                    splits[side].records.append(_as_json(record))
     for side, split in splits.items():
         if not split.rows:
             worst = max(rejected.values(), key=lambda entry: int(entry["count"]))
@@ -216,6 +234,12 @@ def _shown(record: Record) -> str:
     return f"row that begins {text[:60]!r}"
 
 
-def _vocab_size(folder: Path) -> int:
-    fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return int(fields.get("vocab_size") or fields["text_config"]["vocab_size"])
+def _check_length(job: Job[Any], model: ModelFacts) -> None:
+    name = "max_prompt_length" if isinstance(job.config, RlPart) else "max_length"
+    length = getattr(job.config, name)
+    if model.max_positions is not None and length > model.max_positions:
+        raise UserError(
+            f"is {length}, the model has {model.max_positions} positions", where=f"{job.plan.spec.section}.{name}"
+        )
+    if not model.can_pack and not isinstance(job.config, (RlPart, RewardPart)):
+        say(job.name, "this model's attention would cross the borders of packed sequences: one sequence a row")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -25,6 +25,15 @@ class Tokens:
     ids: NDArray[np.int64]
     trained: NDArray[np.bool_] | None = None
     truncated: bool = False
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both answers of a preference, each after the prompt, and the least wanted distance of their scores."""
+
+    chosen: Tokens
+    rejected: Tokens
+    margin: float | None = None
 
 
 @dataclass(frozen=True)
@@ -66,21 +75,28 @@ def tokenise_conversations(
 ) -> list[Tokens | Rejected]:
     """Encodes conversations; labels are the assistant's turns, each with its end-of-turn token.
 
-    One that is too long loses its oldest exchanges, then the middle of its prompt; an answer is never cut, because a
-    model that has seen answers without an end does not stop.
+    One that is too long loses its oldest exchanges, but not its system prompt, then the middle of its prompt; an answer
+    is never cut, because a model that has seen answers without an end does not stop.
     """
     split = [_segments(chat, conversation, every_turn) for conversation in conversations]
     encoded = _encode_segments(chat, [item for item in split if not isinstance(item, Rejected)])
-    return [
-        item if isinstance(item, Rejected) else _fit(next(encoded), [s.trained for s in item], max_length)
-        for item in split
-    ]
+    rows: list[Tokens | Rejected] = []
+    for conversation, item in zip(conversations, split, strict=True):
+        if isinstance(item, Rejected):
+            rows.append(item)
+            continue
+        parts = next(encoded)
+        shorter = _without_oldest_exchange(conversation)
+        if sum(map(len, parts)) > max_length and shorter is not None:
+            (row,) = tokenise_conversations(chat, [shorter], max_length, every_turn=every_turn)
+            rows.append(replace(row, truncated=True) if isinstance(row, Tokens) else row)
+        else:
+            rows.append(_fit(parts, [segment.trained for segment in item], max_length))
+    return rows
 
 
-def tokenise_preferences(
-    chat: Chat, preferences: Sequence[Preference], max_length: int
-) -> list[tuple[Tokens, Tokens] | Rejected]:
-    """Encodes pairs as (chosen, rejected): the same prompt, each answer with its end-of-turn token."""
+def tokenise_preferences(chat: Chat, preferences: Sequence[Preference], max_length: int) -> list[Pair | Rejected]:
+    """Encodes pairs: the same prompt, each answer with its end-of-turn token."""
     split: list[list[Segment] | Rejected] = []
     for pair in preferences:
         try:
@@ -89,7 +105,10 @@ def tokenise_preferences(
         except SpecialTokenInTextError as error:
             split.append(_special(error))
     encoded = _encode_segments(chat, [item for item in split if not isinstance(item, Rejected)])
-    return [item if isinstance(item, Rejected) else _fit_pair(next(encoded), max_length) for item in split]
+    return [
+        item if isinstance(item, Rejected) else _fit_pair(next(encoded), max_length, pair.margin)
+        for item, pair in zip(split, preferences, strict=True)
+    ]
 
 
 def tokenise_prompts(chat: Chat, prompts: Sequence[Prompt], max_prompt_length: int) -> list[Tokens | Rejected]:
@@ -125,22 +144,29 @@ def _encode_segments(chat: Chat, split: Sequence[Sequence[Segment]]) -> Any:
     return iter([[next(flat) for _ in segments] for segments in split])
 
 
+def _without_oldest_exchange(conversation: Conversation) -> Conversation | None:
+    """The conversation without its first turns up to an answer; None if there is but one answer."""
+    messages = conversation.messages
+    start = next((i for i, message in enumerate(messages) if message.role != "system"), 0)
+    end = next(i for i, message in enumerate(messages) if message.role == "assistant") + 1
+    if end == len(messages):
+        return None
+    return replace(conversation, messages=(*messages[:start], *messages[end:]))
+
+
 def _fit(parts: list[Ids], trained: list[bool], max_length: int) -> Tokens | Rejected:
+    """Joins the segments of a conversation; if they are too long, the first one loses its middle."""
     total = sum(map(len, parts))
-    truncated = total > max_length
-    while total > max_length and trained.count(True) > 1:  # the oldest exchange goes first
-        total -= len(parts[0]) + len(parts[1])
-        parts, trained = parts[2:], trained[2:]
     if total > max_length:
-        room = max_length - sum(len(part) for part, learnt in zip(parts, trained, strict=True) if learnt)
+        room = max_length - (total - len(parts[0]))
         if room < min(MIN_PROMPT_TOKENS, len(parts[0])):
             return Rejected("the answer alone is longer than max_length")
         parts = [_cut_middle(parts[0], room), *parts[1:]]
     mask = np.repeat(trained, [len(part) for part in parts])
-    return Tokens(np.fromiter(chain.from_iterable(parts), np.int64), mask, truncated)
+    return Tokens(np.fromiter(chain.from_iterable(parts), np.int64), mask, total > max_length)
 
 
-def _fit_pair(parts: list[Ids], max_length: int) -> tuple[Tokens, Tokens] | Rejected:
+def _fit_pair(parts: list[Ids], max_length: int, margin: float | None) -> Pair | Rejected:
     prompt, chosen, rejected = parts
     room = max_length - max(len(chosen), len(rejected))
     if room < min(MIN_PROMPT_TOKENS, len(prompt)):
@@ -151,7 +177,7 @@ def _fit_pair(parts: list[Ids], max_length: int) -> tuple[Tokens, Tokens] | Reje
         Tokens(np.asarray(kept + answer, np.int64), np.arange(len(kept) + len(answer)) >= len(kept), cut)
         for answer in (chosen, rejected)
     )
-    return first, second
+    return Pair(first, second, margin)
 
 
 def _cut_middle(ids: Ids, room: int) -> Ids:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from components.common.config import Config, Neutral
 from components.common.stage import InputSpec, StageSpec
-from components.rl.config import RewardFunction
+from components.rl.config import RewardFunction, check_names
 
 
 class EvaluateConfig(Config):
@@ -23,6 +23,11 @@ class EvaluateConfig(Config):
     gates: dict[str, float] = Field(
         {}, description="least value of a metric by its path, e.g. exact_answer.after: 0.5; missing it fails the step"
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> EvaluateConfig:
+        check_names(self.reward_functions)
+        return self
 
 
 SPEC = StageSpec(

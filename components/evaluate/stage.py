@@ -14,7 +14,8 @@ from components.common.chat import Chat
 from components.common.device import DevicePolicy, device_policy
 from components.common.errors import UserError
 from components.common.evaluation import evaluating, gain_interval, last_token_scores, score_sequences
-from components.common.generation import Sampling, generate
+from components.common.functions import load_function
+from components.common.generation import Sampling, generate_shared
 from components.common.logs import say
 from components.common.models import load_causal_lm, load_reward_model
 from components.common.stage import Job, Result
@@ -22,7 +23,7 @@ from components.common.tokenizer import load_tokenizer
 from components.data.table import write_jsonl
 from components.evaluate.config import EvaluateConfig
 from components.reward.parity import load_parity
-from components.rl.rewards import call_function, load_function
+from components.rl.rewards import call_function
 from components.rl.rollout import Prompts
 
 
@@ -56,10 +57,7 @@ def measure(job: Job[EvaluateConfig], prompts: Prompts, rows: list[int], name: s
     model = load_causal_lm(job.folder(name), policy)
     sampling = Sampling(job.config.max_completion_length, (Chat(tokenizer).end_of_turn_id,))
     ids = [prompts.table.ids(row) for row in rows]
-    mine = distributed.shard(range(len(rows)))
-    written = distributed.gather(
-        generate(model, [ids[i] for i in mine], sampling, policy, max_tokens=job.config.eval_tokens)
-    )
+    written = generate_shared(model, ids, sampling, policy, max_tokens=job.config.eval_tokens)
     del model
     texts = [str(tokenizer.decode(completion, skip_special_tokens=True)).strip() for completion in written]
     values = {}
@@ -113,7 +111,7 @@ def save(job: Job[EvaluateConfig], prompts: Prompts, rows: list[int], answers: d
         samples = [
             {
                 "prompt": prompts.question(row),
-                "reference": str(prompts.columns(row).get("answer", "")),
+                "reference": prompts.reference(row),
                 "answer": answers["model"].texts[i],
                 **({"before": answers["before"].texts[i]} if "before" in answers else {}),
             }

@@ -75,6 +75,12 @@ class Run:
         path = self._path(name)
         return StepRecord(**json.loads(self.store.read(path))) if self.store.exists(path) else None
 
+    def forget_unfinished(self) -> None:
+        """Removes the records of steps that failed or were stopped, so that a new start of the run tries them again."""
+        for record in self.steps():
+            if record.state in ("failed", "running"):
+                self.store.remove(self._path(record.step))
+
     def write(self, record: StepRecord) -> None:
         """Stores a step."""
         self.store.write(self._path(record.step), json.dumps(asdict(record), indent=2).encode())

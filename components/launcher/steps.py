@@ -13,10 +13,13 @@ from typing import Any
 
 from components.common.artifacts import Manifest, find_manifest
 from components.common.config import load_yaml
+from components.common.errors import UserError
+from components.common.gate import check_result
 from components.common.logs import say
 from components.common.stage import Plan, StageSpec, find_input, make_plan
 from components.common.store import open_store
 from components.launcher.config import LauncherConfig
+from components.launcher.inputs import missing_inputs, usable_inputs
 from components.launcher.process import run_module
 from components.launcher.record import Recorder, Run
 from components.launcher.summary import headline
@@ -76,7 +79,7 @@ def prepare(**parameters: Any) -> tuple[str, str]:
     Returns:
         URI of the resolved configuration and URI of the base model.
     """
-    run = Run(open_store(os.environ.get("RLHF_STORE", "rlhf-store")), os.environ.get("RLHF_RUN_ID", "by-hand"))
+    run = Run(open_store(_environment("RLHF_STORE")), _environment("RLHF_RUN_ID"))
     with run.recording("prepare", "prepare") as recorder:
         launcher = resolve(Request(**parameters)).launcher
         arguments = [f"--{name}={value}" for name, value in parameters.items()]
@@ -97,17 +100,19 @@ def data(config: str, model: str) -> dict[str, str]:
     Returns:
         URI of each stage's dataset by the stage's name; empty for a stage that is off.
     """
-    from components.data.config import SPECS
+    from components.data.config import SPECS, wanted_parts
+    from components.data.sources import with_digests
 
     run = Run.of_config(config)
     settings = _config(run)
     with run.recording("data", "data") as recorder:
-        wanted = [task for task in SPECS if settings[task]["enabled"]]
-        plans = {task: make_plan(SPECS[task], settings, config, {"model": model}, run.store.root) for task in wanted}
+        wanted = [task for task in wanted_parts(settings) if settings["data"][task]["sources"]]
+        parts = {**settings, "data": {task: with_digests(settings["data"][task]) for task in wanted}}
+        plans = {task: make_plan(SPECS[task], parts, config, {"model": model}, run.store.root) for task in wanted}
         reused = all(plan.finished() for plan in plans.values())
         if not reused:
             arguments = ["--config", config, "--output", run.store.root, "--input", f"model={model}"]
-            run_module("components.data", arguments, {})
+            run_module("components.data", [*arguments, *(f"--task={task}" for task in wanted)], {})
         uris: dict[str, str] = {task: plan.uri for task, plan in plans.items()}
         recorder.close("reused" if reused else "done", uri=" ".join(uris.values()))
         say("data", f"✓ {_duration(recorder)}")
@@ -177,11 +182,17 @@ def _run(
     name: str, step: str, run: Run, settings: dict[str, Any], inputs: Mapping[str, str], recorder: Recorder
 ) -> Finished:
     spec: StageSpec[Any] = importlib.import_module(f"components.{name}.config").SPEC
-    given = {input_name: uri for input_name, uri in inputs.items() if uri}
+    given = usable_inputs(spec, inputs)
+    missing = missing_inputs(spec, given)
+    if missing:  # prepare sees to it that only evaluate can be without
+        recorder.close("off", uri=inputs.get("model", ""))
+        say(step, f"✓ off: no {', '.join(missing)}")
+        return Finished(inputs.get("model", ""))
     plan = make_plan(spec, settings, run.config_uri, given, run.store.root)
     manifest = plan.finished()
     made_path = f"work/{plan.spec.name}/{plan.key}/made.json"
     if manifest is not None:
+        check_result(plan, manifest.metrics)
         made = json.loads(run.store.read(made_path)) if run.store.exists(made_path) else {}
         recorder.close("reused", uri=plan.uri, made_in=made.get("seconds", 0.0))
         say(step, f"✓ reused: {headline(name, manifest.metrics)}")
@@ -201,9 +212,23 @@ def _run(
     return _finished(plan, manifest)
 
 
+def _environment(name: str) -> str:
+    """A variable that says where a run belongs; guessing it would mix runs up.
+
+    Raises:
+        UserError: It is not set.
+    """
+    if not os.environ.get(name):
+        raise UserError("is not set", where=name, hint="start the run with `rlhf run`, or set it in the step's pod")
+    return os.environ[name]
+
+
 def _threads(launcher: LauncherConfig, processes: int) -> dict[str, str]:
-    threads = launcher.omp_num_threads or max(1, (os.cpu_count() or 1) // processes)
-    return {"OMP_NUM_THREADS": str(threads)}
+    """Threads of each process: as configured, else as the environment says, else a fair share of our cores."""
+    if launcher.omp_num_threads is None and "OMP_NUM_THREADS" in os.environ:
+        return {}
+    cores = len(os.sched_getaffinity(0))
+    return {"OMP_NUM_THREADS": str(launcher.omp_num_threads or max(1, cores // processes))}
 
 
 def _finished(plan: Plan[Any], manifest: Manifest) -> Finished:

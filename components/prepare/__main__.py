@@ -17,6 +17,7 @@ from components.common.errors import UserError
 from components.common.logs import say
 from components.common.stage import Plan, make_plan
 from components.common.store import open_store
+from components.data.config import wanted_parts
 from components.data.records import TASKS
 from components.data.sources import with_digests
 from components.prepare.config import BASE, SOURCES, RunConfig
@@ -40,6 +41,7 @@ def _main(arguments: argparse.Namespace) -> int:
     fields = config.model_dump(mode="json")
     fields["data"] = bring_sources(config, fields, arguments.output)
     check_sources(config, fields["data"])
+    warn_of_leaks(fields["data"])
     fields["model"]["source"] = bring_base(config, fields, arguments.output)
     store = open_store(arguments.output)
     asked = {**dataclasses.asdict(request), "base": config.model.source}
@@ -57,7 +59,7 @@ def bring_sources(config: RunConfig, fields: dict[str, Any], output: str) -> dic
         The resolved `data` section.
     """
     data = dict(fields["data"])
-    missing = [task for task in TASKS if getattr(config, task).enabled and not data[task]["sources"]]
+    missing = [task for task in wanted_parts(fields) if not data[task]["sources"]]
     if config.data.builder is not None and (missing or config.model.source == SCRATCH):
         data["builder"] = {**data["builder"], "versions": _versions(config.data.builder.packages)}
         plan = make_plan(SOURCES, {"seed": config.seed, "data": data}, "configuration", {}, output)
@@ -85,6 +87,13 @@ def check_sources(config: RunConfig, data: dict[str, Any]) -> None:
             where="data",
             hint=f"set data.{missing[0]}.sources=[PATH], or {missing[0]}.enabled=false",
         )
+
+
+def warn_of_leaks(data: dict[str, Any]) -> None:
+    """Says so when a prompt that one stage holds out may be trained on by another."""
+    splits = {(data[task]["heldout"], data[task]["split_by"]) for task in ("sft", "reward", "rl")}
+    if len(splits) > 1:
+        say("prepare", "sft, reward and rl are split differently: prompts held out in one may be trained on in another")
 
 
 def bring_base(config: RunConfig, fields: dict[str, Any], output: str) -> str:
@@ -133,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--overrides", default="", help="lines section.field=value, laid over both")
     parser.add_argument("--model", default="", help="base model: folder, artifact URI, hub name, .gguf, or scratch")
     parser.add_argument("--data", default="", help="folder with pretrain, sft, reward and rl files or folders")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=-1, help="of everything random; negative: the configuration's")
     return parser
 
 

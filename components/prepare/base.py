@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from components.common.artifacts import hash_file
+from components.common.chat import Chat
 from components.common.errors import InputError, UserError
 from components.common.logs import say
-from components.common.stage import Job, Result, find_input
+from components.common.stage import Job, Result, find_input, split_uri
 from components.common.store import local_path
 from components.common.tokenizer import prepare_tokenizer, tokenizer_identity
 from components.prepare.config import ModelConfig
 
 SCRATCH = "scratch"
 PACKAGE = "package:"
-WEIGHTS = (".safetensors", ".safetensors.index.json")
+HUB = "hub:"
 
 
 def source_digest(source: str) -> str:
@@ -31,9 +32,14 @@ def source_digest(source: str) -> str:
     file = gguf_file(source)
     if file is not None:
         return f"sha256:{hash_file(file)}"
-    if local_path(source).exists() or "/artifacts/" in source:
+    if is_folder(source):
         return find_input("model", source, ("model",)).digest
-    return f"hub:{_revision(source)}"
+    return f"{HUB}{_revision(source)}"
+
+
+def is_folder(source: str) -> bool:
+    """Whether a source is an artifact or something local, not a name on the hub."""
+    return bool(split_uri(source)[1]) or "://" in source or local_path(source).exists()
 
 
 def gguf_file(source: str) -> Path | None:
@@ -44,8 +50,14 @@ def gguf_file(source: str) -> Path | None:
         found = importlib.util.find_spec(package)
         if found is None or not found.submodule_search_locations:
             raise UserError("is not installed", where=source, hint=f"pip install --no-deps {package.replace('_', '-')}")
-        return Path(found.submodule_search_locations[0]) / name
-    return local_path(source) if source.endswith(".gguf") else None
+        file = Path(found.submodule_search_locations[0]) / name
+    elif source.endswith(".gguf"):
+        file = local_path(source)
+    else:
+        return None
+    if not file.is_file():
+        raise InputError("no such file", where=source, hint="give the path of a .gguf file")
+    return file
 
 
 def run(job: Job[ModelConfig]) -> Result:
@@ -58,23 +70,27 @@ def run(job: Job[ModelConfig]) -> Result:
     file = gguf_file(source)
     if file is not None:
         model, tokenizer = _load_gguf(file, job.config)
-    elif local_path(source).exists() or "/artifacts/" in source:
+    elif is_folder(source):
         model, tokenizer = _load(find_input("model", source, ("model",)).folder, job.config)
     else:
-        model, tokenizer = _load(_download(source), job.config)
+        model, tokenizer = _load(_download(source, job.config.digest.removeprefix(HUB)), job.config)
     return _save(job, model, tokenizer)
 
 
 def _load(folder: Path, config: ModelConfig, **kwargs: Any) -> tuple[Any, Any]:
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from components.common.models import refuse_missing
 
     dtype = "auto" if config.dtype == "keep" else getattr(torch, config.dtype)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=kwargs.get("gguf_file"))
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **kwargs)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True, **kwargs)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise InputError(f"cannot be loaded: {error}", where=config.source) from error
+    refuse_missing(info, config.source)
     return model, tokenizer
 
 
@@ -89,7 +105,7 @@ def _load_gguf(file: Path, config: ModelConfig) -> tuple[Any, Any]:
 
 
 def _save(job: Job[ModelConfig], model: Any, tokenizer: Any) -> Result:
-    import torch
+    from components.common.models import refuse_not_finite
 
     tokenizer = prepare_tokenizer(tokenizer, job.config.chat_template)
     rows = model.get_input_embeddings().num_embeddings
@@ -97,15 +113,12 @@ def _save(job: Job[ModelConfig], model: Any, tokenizer: Any) -> Result:
         raise InputError(
             f"the tokenizer has {len(tokenizer)} tokens, the embedding {rows} rows", where=job.config.source
         )
-    overflowing = [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]
-    if overflowing:
-        raise InputError(
-            f"{overflowing[0]} has weights that are not finite in {model.dtype}",
-            where=job.config.source,
-            hint="set model.dtype=float32",
-        )
+    refuse_not_finite(model, job.config.source, hint="set model.dtype=float32")
     model.config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
+    # Whoever serves the model must stop where it was taught to.
+    stops = {tokenizer.eos_token_id: None, Chat(tokenizer).end_of_turn_id: None}
+    model.generation_config.eos_token_id = list(stops)
     model.save_pretrained(job.out)
     tokenizer.save_pretrained(job.out)
     parameters = sum(weight.numel() for weight in model.parameters())
@@ -127,8 +140,8 @@ def _revision(name: str) -> str:
         ) from error
 
 
-def _download(name: str) -> Path:
+def _download(name: str, revision: str) -> Path:
     from huggingface_hub import snapshot_download
 
     patterns = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
-    return Path(snapshot_download(name, allow_patterns=patterns))
+    return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))

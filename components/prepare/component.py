@@ -19,7 +19,7 @@ def prepare(preset: str, config: str, overrides: str, model: str, data: str, see
         overrides: Lines section.field=value, laid over both.
         model: Base model, if not the preset's.
         data: Folder with each stage's data, if not the preset's.
-        seed: Of everything random.
+        seed: Of everything random; negative: the configuration's.
 
     Returns:
         URI of the resolved configuration and of the base model.

@@ -12,6 +12,7 @@ from components.data.config import Builder, DataConfig
 from components.evaluate.config import EvaluateConfig
 from components.launcher.config import LauncherConfig
 from components.merge.config import MergeConfig
+from components.pretrain.config import SPEC as PRETRAIN
 from components.pretrain.config import PretrainConfig
 from components.reward.config import RewardConfig
 from components.rl.config import RlConfig
@@ -59,13 +60,15 @@ class ModelConfig(Config):
     def for_key(self) -> dict[str, Any]:
         """Leaves out how a model from scratch would be made when none is."""
         fields = super().for_key()
-        return fields if self.source == "scratch" else {n: v for n, v in fields.items() if n != "scratch"}
+        if self.source != "scratch":
+            return {name: value for name, value in fields.items() if name != "scratch"}
+        return {**fields, "pretrain_version": PRETRAIN.result_version}
 
 
 class RunConfig(Config):
     """Everything a run is told. Each step reads its own section."""
 
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     pretrain: PretrainConfig = PretrainConfig()
@@ -75,6 +78,12 @@ class RunConfig(Config):
     merge: MergeConfig = MergeConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     launcher: LauncherConfig = LauncherConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> RunConfig:
+        if self.rl.enabled and not self.reward.enabled:
+            raise ValueError("rl needs a reward model: set reward.enabled=true or rl.enabled=false")
+        return self
 
 
 SOURCES = StageSpec(name="source", result_version=1, config=Builder, inputs={}, section="data.builder")

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from components.common.config import (
-    check_sections,
     load_yaml,
     merge_configs,
     parse_overrides,
@@ -32,7 +30,7 @@ class Request:
         overrides: Lines `section.field=value`.
         model: The base model, if not the preset's.
         data: A folder with a file or folder for each stage, if not the preset's.
-        seed: Of everything random.
+        seed: Of everything random; negative: the configuration's.
     """
 
     preset: str
@@ -40,7 +38,7 @@ class Request:
     overrides: str = ""
     model: str = ""
     data: str = ""
-    seed: int = 0
+    seed: int = -1
 
 
 def resolve(request: Request) -> RunConfig:
@@ -51,12 +49,9 @@ def resolve(request: Request) -> RunConfig:
     """
     layers: list[dict[str, Any]] = [read_preset(request.preset)]
     if request.config:
-        text = request.config
-        layers.append(load_yaml(text, "config") if ":" in text and "\n" in text else _config_file(text))
+        layers.append(_read_config(request.config))
     layers.append(parse_overrides(_lines(request.overrides)))
-    for layer, name in zip(layers, (f"preset {request.preset}", request.config or "config", "overrides"), strict=False):
-        check_sections(layer, name if "\n" not in name else "config")
-    parameters: dict[str, Any] = {"seed": request.seed}
+    parameters: dict[str, Any] = {"seed": request.seed} if request.seed >= 0 else {}
     if request.model:
         parameters["model"] = {"source": request.model}
     if request.data:
@@ -85,13 +80,13 @@ def presets() -> list[str]:
     return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
-def _config_file(text: str) -> dict[str, Any]:
-    path = local_path(text)
-    if path.is_file():
-        return read_config_file(path)
-    if ":" in text:  # one line of YAML
-        return load_yaml(text, "config")
-    raise UserError("no such file", where=text, hint="give YAML text or the path of a YAML file")
+def _read_config(config: str) -> dict[str, Any]:
+    """Reads YAML text or a file; text has a colon and is no file's name."""
+    if "\n" not in config and len(config) < 1000 and local_path(config).is_file():
+        return read_config_file(local_path(config))
+    if ":" in config and not config.startswith(("/", ".", "file://")):
+        return load_yaml(config, "config")
+    raise UserError("no such file", where=config, hint="give YAML text or the path of a YAML file")
 
 
 def _lines(overrides: str) -> Sequence[str]:
@@ -100,7 +95,7 @@ def _lines(overrides: str) -> Sequence[str]:
 
 def _data_folder(data: str) -> dict[str, Any]:
     """Finds each stage's sources below a folder by name: `sft/`, `sft.jsonl` and the like."""
-    folder = local_path(data) if "/artifacts/" not in data else Path(data)
+    folder = local_path(data)
     if not folder.is_dir():
         raise UserError("no such folder", where=data, hint=f"give a folder with {', '.join(TASKS)} files or folders")
     found = {task: sorted(str(path) for path in folder.iterdir() if path.name.split(".")[0] == task) for task in TASKS}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from components.common.errors import UserError
+from components.common.functions import load_function
 from components.common.stage import Job, Result
 from components.data.config import Builder
-from components.rl.rewards import load_function
 
 
 def run(job: Job[Builder]) -> Result:

@@ -23,4 +23,6 @@ SPEC = StageSpec(
     result_version=1,
     config=PretrainConfig,
     inputs={"model": InputSpec(("model",)), "dataset": InputSpec(("dataset",))},
+    main_metric="perplexity",
+    higher_is_better=False,
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from components.data.records import TASKS
 from components.report import formats
 from components.report.collect import RunData, StepData
 from components.report.compare import Comparison, final_comparisons, stage_comparisons
@@ -52,11 +53,12 @@ def front_matter(run: RunData) -> dict[str, Any]:
     trained = [step for step in run.steps if step.name in _TRAINING and step.artifacts]
     base = run.step("prepare").artifact
     is_of_hub = base is not None and str(base.manifest.config.get("digest", "")).startswith("hub:")
+    data = run.config.get("data") or {}
     sources = [
-        source["path"].partition(":")[0]
-        for part in (run.config.get("data") or {}).values()
-        for source in (part or {}).get("sources") or ()
-        if str(source.get("digest", "")).startswith("name:")  # a data set that the hub knows by this name
+        source["path"].removeprefix("hf://").partition(":")[0]
+        for task in TASKS
+        for source in (data.get(task) or {}).get("sources") or ()
+        if str(source.get("digest", "")).startswith("hub:")  # a data set that the hub knows by this name
     ]
     results = _results(run)
     fields = {

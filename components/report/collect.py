@@ -227,7 +227,7 @@ def _lineage(store: Store, artifacts: list[ArtifactData]) -> tuple[ArtifactData,
 
     def visit(artifact: ArtifactData) -> None:
         for parent in artifact.manifest.parents.values():
-            prefix = split_uri(f"/{parent.uri}")[1]
+            prefix = split_uri(parent.uri)[1]
             if not prefix or prefix in found:
                 continue
             try:

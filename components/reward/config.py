@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field, model_validator
 
+from components.common.config import Neutral
 from components.common.stage import InputSpec, StageSpec
 from components.common.training import TrainingConfig
 
@@ -11,7 +14,9 @@ from components.common.training import TrainingConfig
 class RewardConfig(TrainingConfig):
     """Reward modelling on preference pairs (Bradley-Terry)."""
 
-    per_device_train_batch_size: int = Field(16, ge=1, description="pairs that one process computes at a time")
+    per_device_train_batch_size: Annotated[int, Neutral()] = Field(
+        16, ge=1, description="pairs that one process computes at a time"
+    )
     center_rewards_coefficient: float = Field(
         0.01, ge=0, description="weight of the mean squared sum of a pair's scores, which keeps scores around zero"
     )
@@ -29,4 +34,5 @@ SPEC = StageSpec(
     result_version=1,
     config=RewardConfig,
     inputs={"model": InputSpec(("model",)), "dataset": InputSpec(("dataset",))},
+    main_metric="accuracy",
 )

@@ -6,8 +6,10 @@ import shutil
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
+from numpy.typing import NDArray
 from trl import RewardConfig as TrlRewardConfig
 from trl import RewardTrainer
 
@@ -17,7 +19,6 @@ from components.common.curves import FILE as CURVES
 from components.common.curves import Curves
 from components.common.device import device_policy
 from components.common.evaluation import PairScores, evaluating, last_token_scores, score_sequences
-from components.common.gate import check_improvement
 from components.common.models import (
     float32_trainables,
     load_reward_base,
@@ -28,7 +29,7 @@ from components.common.models import (
 )
 from components.common.stage import Job, Result
 from components.common.tokenizer import load_tokenizer
-from components.common.trainer import StageCallback, seed_everything, start_training, trainer_arguments, whole_batches
+from components.common.trainer import StageCallback, seed_everything, start_training, trainer_arguments, training_order
 from components.data.table import TokenTable, read_jsonl, write_jsonl
 from components.reward.config import RewardConfig
 from components.reward.parity import save_parity
@@ -36,10 +37,17 @@ from components.reward.parity import save_parity
 
 @dataclass(frozen=True)
 class Pairs:
-    """Preference pairs as two tables of equal length; each sequence is the prompt and one answer."""
+    """Preference pairs as two tables of equal length; each sequence is the prompt and one answer.
+
+    Attributes:
+        chosen: The better answers.
+        rejected: The worse ones.
+        margin: Least wanted distance of the scores, shape (pairs,); None if the data name none.
+    """
 
     chosen: TokenTable
     rejected: TokenTable
+    margin: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,12 @@ def load_data(job: Job[RewardConfig]) -> Data:
 
     def pairs(split: str) -> Pairs:
         folder = job.folder("dataset") / split
-        return Pairs(TokenTable.load(folder / "chosen"), TokenTable.load(folder / "rejected"))
+        margin = folder / "margin.npy"
+        return Pairs(
+            TokenTable.load(folder / "chosen"),
+            TokenTable.load(folder / "rejected"),
+            np.load(margin, allow_pickle=False) if margin.is_file() else None,
+        )
 
     return Data(pairs("train"), pairs("heldout"))
 
@@ -90,13 +103,14 @@ def train(job: Job[RewardConfig], model: CausalLM, data: Data) -> None:
     arguments = TrlRewardConfig(
         **trainer_arguments(job, model.policy),
         max_length=None,
+        disable_dropout=False,
         center_rewards_coefficient=job.config.center_rewards_coefficient,
     )
     with Curves(job.work, job.name) as curves:
         trainer = RewardTrainer(
             model=model.model,
             args=arguments,
-            train_dataset=_pair_dataset(data.train, whole_batches(job, len(data.train.chosen))),
+            train_dataset=_pair_dataset(data.train, training_order(job, len(data.train.chosen))),
             processing_class=model.tokenizer,
             callbacks=[StageCallback(job, curves)],
         )
@@ -117,7 +131,6 @@ def save(job: Job[RewardConfig], model: CausalLM, data: Data, before: PairScores
         "after": {**after.metrics(), "accuracy_head_only": head_only.accuracy()},
         "trainable_parameters": parameter_count(model.model, trainable=True),
     }
-    check_improvement(job.name, metrics, "accuracy", higher=True, required=job.config.require_improvement)
     tokenizer: dict[str, str] = {}
     if distributed.is_main():
         save_adapter(model.model, job.out, base=job.plan.parents()["model"].uri)
@@ -149,20 +162,22 @@ def score_head(model: Any) -> torch.Tensor:
     return weight
 
 
-def _pair_dataset(pairs: Pairs, count: int) -> Dataset:
-    """The first pairs in TRL's tokenised form, read from the memory-mapped tables row by row.
+def _pair_dataset(pairs: Pairs, order: NDArray[np.int64]) -> Dataset:
+    """Pairs in an order, in TRL's tokenised form, read from the memory-mapped tables row by row.
 
-    The columns hold row numbers under the names by which TRL recognises tokenised pairs; the transform puts the ids in.
+    The columns hold row numbers under the names by which TRL recognises tokenised pairs; the transform puts in what the
+    rows hold.
     """
 
     def read(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
-        return {
-            "chosen_ids": [pairs.chosen.ids(row).tolist() for row in batch["chosen_ids"]],
-            "rejected_ids": [pairs.rejected.ids(row).tolist() for row in batch["rejected_ids"]],
+        rows = batch["chosen_ids"]
+        columns: dict[str, list[Any]] = {
+            "chosen_ids": [pairs.chosen.ids(row).tolist() for row in rows],
+            "rejected_ids": [pairs.rejected.ids(row).tolist() for row in rows],
         }
+        return columns if pairs.margin is None else {**columns, "margin": pairs.margin[rows].tolist()}
 
-    rows = range(count)
-    return Dataset.from_dict({"chosen_ids": rows, "rejected_ids": rows}).with_transform(read)
+    return Dataset.from_dict({"chosen_ids": order, "rejected_ids": order}).with_transform(read)
 
 
 def _samples(job: Job[RewardConfig], scores: PairScores) -> list[Sample]:

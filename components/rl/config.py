@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from components.common.config import Config, Neutral
+from components.common.functions import PATTERN, code_digest
 from components.common.stage import InputSpec, StageSpec
 from components.common.training import LoraSettings
 
@@ -15,24 +17,48 @@ class RewardFunction(Config):
     """A reward computed by Python code, called as TRL calls its reward functions."""
 
     function: str = Field(
-        pattern=r"^[\w.]+:\w+$", description="module:function; gets prompts, completions and the row's columns by name"
+        pattern=PATTERN, description="module:function; gets prompts, completions and the row's columns by name"
     )
-    weight: float = 1.0
+    weight: float = Field(1.0, description="0: only measured")
 
     @property
     def name(self) -> str:
         """The function's own name."""
         return self.function.partition(":")[2]
 
+    def for_key(self) -> dict[str, Any]:
+        """Adds the function's code."""
+        return {**super().for_key(), "code": code_digest(self.function)}
+
+
+# Names under which the stages report other things than a reward function's values.
+RESERVED = ("reward", "kl", "kl_k3", "beta", "lr", "entropy", "ended", "prompts", "loss")
+
+
+def check_names(functions: Sequence[RewardFunction]) -> None:
+    """Refuses reward functions whose values would be taken for something else.
+
+    Raises:
+        ValueError: Naming them.
+    """
+    names = [function.name for function in functions]
+    doubled = sorted({name for name in names if names.count(name) > 1 or name in RESERVED})
+    if doubled:
+        raise ValueError(f"reward functions need names of their own: rename {', '.join(doubled)}")
+
 
 class SolveRate(Config):
     """Keeps only groups of prompts that the model solves sometimes: what it always or never solves teaches nothing."""
 
-    function: str = Field(pattern=r"^[\w.]+:\w+$", description="module:function that gives 1 for solved, 0 for not")
+    function: str = Field(pattern=PATTERN, description="module:function that gives 1 for solved, 0 for not")
     group_by: str = Field(description="column that names a prompt's group")
     low: float = Field(0.3, ge=0, le=1)
     high: float = Field(0.8, ge=0, le=1)
     samples: int = Field(64, ge=1, description="training prompts of each group that are tried")
+
+    def for_key(self) -> dict[str, Any]:
+        """Adds the function's code."""
+        return {**super().for_key(), "code": code_digest(self.function)}
 
 
 class RlConfig(Config):
@@ -79,6 +105,7 @@ class RlConfig(Config):
     def _check(self) -> RlConfig:
         if self.rollout_batch_size % (self.num_generations * self.num_mini_batches):
             raise ValueError("rollout_batch_size must be a multiple of num_generations × num_mini_batches")
+        check_names(self.reward_functions)
         if self.lora.lora_dropout:
             raise ValueError("lora.lora_dropout must be 0: a policy with dropout is not the one that sampled")
         return self
@@ -99,4 +126,5 @@ SPEC = StageSpec(
         "reward_model": InputSpec(("reward_model",), required=False),
         "dataset": InputSpec(("dataset",)),
     },
+    main_metric="reward",
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +45,7 @@ def measure(setup: Setup, rows: list[int], stop: int) -> Measured:
     greedy = Sampling(config.max_completion_length, (stop,), GREEDY)
     shown = roll_out(roles, prompts, rows[: config.num_samples], greedy, 1, config.eval_tokens)
     samples = [
-        {"prompt": prompts.question(row), "answer": setup.decode(ids), "reference": _reference(prompts.columns(row))}
+        {"prompt": prompts.question(row), "answer": setup.decode(ids), "reference": prompts.reference(row)}
         for row, ids in zip(shown.rows, shown.completions, strict=True)
     ]
     kl = sequence_kl(roles, rollout, config.per_device_train_batch_size)
@@ -61,7 +60,3 @@ def sequence_kl(roles: Roles, rollout: Rollout, size: int) -> NDArray[np.float64
     reference = token_values(roles, rollout, mine, "reference", roles.logprobs)
     log_ratio: NDArray[np.float64] = ((policy - reference) * rollout.mask).sum(1).double().numpy()
     return log_ratio
-
-
-def _reference(columns: dict[str, Any]) -> str:
-    return str(columns.get("answer", columns.get("reference", "")))

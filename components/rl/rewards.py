@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,10 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from components.common import distributed
 from components.common.errors import UserError
+from components.common.functions import load_function
 from components.rl.config import RlConfig
 
-Function = Callable[..., Sequence[float]]
+Function = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -26,22 +27,6 @@ class NamedFunction:
     call: Function
 
 
-def load_function(path: str) -> Function:
-    """Imports `module:function`.
-
-    Raises:
-        UserError: There is no such function.
-    """
-    module, _, name = path.partition(":")
-    try:
-        found: Function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(
-            f"cannot be imported: {error}", where=path, hint="write module:function; the module must be on PYTHONPATH"
-        ) from error
-    return found
-
-
 def reward_functions(config: RlConfig) -> tuple[NamedFunction, ...]:
     """Imports the reward functions that the configuration names."""
     return tuple(NamedFunction(f.name, f.weight, load_function(f.function)) for f in config.reward_functions)
@@ -50,7 +35,7 @@ def reward_functions(config: RlConfig) -> tuple[NamedFunction, ...]:
 def call_function(
     function: Function, name: str, prompts: Sequence[str], completions: Sequence[str], columns: Sequence[dict[str, Any]]
 ) -> NDArray[np.float64]:
-    """Calls a reward function on a batch.
+    """Calls a reward function on a batch, in one process; the others get what it said.
 
     Args:
         function: Called with lists of equal length as keyword arguments, as TRL does.
@@ -65,6 +50,13 @@ def call_function(
     Raises:
         UserError: It fails, or returns something other than one finite number a row.
     """
+    rewards = _call(function, name, prompts, completions, columns) if distributed.is_main() else []
+    return np.asarray(distributed.from_main(rewards), np.float64)
+
+
+def _call(
+    function: Function, name: str, prompts: Sequence[str], completions: Sequence[str], columns: Sequence[dict[str, Any]]
+) -> list[float]:
     shared = set(columns[0]).intersection(*columns) if columns else set()
     extra = {column: [row[column] for row in columns] for column in sorted(shared)}
     try:
@@ -75,4 +67,4 @@ def call_function(
         raise UserError(
             f"must return one finite number for each of the {len(prompts)} completions", where=f"reward function {name}"
         )
-    return np.asarray(rewards, np.float64)
+    return rewards

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from components.common.device import DevicePolicy
 from components.common.errors import InputError
-from components.common.evaluation import autocast, backbone, last_token_scores, lm_head
+from components.common.evaluation import autocast, backbone, head_logits, last_token_scores
 
 Role = Literal["policy", "critic", "reward", "reference"]
 
@@ -90,7 +90,7 @@ class Roles:
             Shape (written tokens,), row after row. The head sees no other position.
         """
         hidden = self._hidden(self.model, ids, mask)[:, :-1][written[:, 1:]]
-        logits = lm_head(self.model)(hidden).float() / self._temperature
+        logits = head_logits(self.model, hidden) / self._temperature
         logprobs: Tensor = logits.gather(-1, ids[written][:, None]).squeeze(-1) - logits.logsumexp(-1)
         return logprobs
 

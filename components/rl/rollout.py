@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,13 +30,13 @@ class Prompts:
     def __len__(self) -> int:
         return len(self.records)
 
-    def take(self, rows: Sequence[int]) -> list[int]:
-        """Row numbers as plain integers."""
-        return [int(row) for row in rows]
-
     def question(self, row: int) -> str:
         """The last turn of a prompt."""
         return str(self.records[row]["messages"][-1]["content"])
+
+    def reference(self, row: int) -> str:
+        """The right answer, if the row names one."""
+        return str(self.records[row].get("answer", self.records[row].get("reference", "")))
 
     def columns(self, row: int) -> dict[str, Any]:
         """A row's columns other than the prompt itself."""
@@ -124,18 +125,23 @@ def roll_out(
         num_generations: Completions of each prompt.
         max_tokens: Positions in a batch.
     """
-    wanted = [(row, sample) for row in rows for sample in range(num_generations)]
-    mine = distributed.shard(wanted)
+    wanted = [row for row in rows for _ in range(num_generations)]
+    # The same prompt may come twice, as another sample or because a new epoch begins: how often it came before tells
+    # its completions apart.
+    seen: Counter[int] = Counter()
+    keys = []
+    for row in wanted:
+        keys.append((row, seen[row]))
+        seen[row] += 1
+    mine = distributed.shard(range(len(wanted)))
     with roles.use("policy") as model:
         written = generate(
             model,
-            [prompts.table.ids(row) for row, _ in mine],
+            [prompts.table.ids(wanted[i]) for i in mine],
             sampling,
             roles.device_policy,
             max_tokens=max_tokens,
-            keys=[row * num_generations + sample for row, sample in mine],
+            keys=[keys[i] for i in mine],
         )
     completions = distributed.gather(written)
-    return Rollout(
-        [row for row, _ in wanted], [prompts.table.ids(row) for row, _ in wanted], completions, sampling.stop[0]
-    )
+    return Rollout(wanted, [prompts.table.ids(row) for row in wanted], completions, sampling.stop[0])

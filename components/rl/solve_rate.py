@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.common.errors import UserError
+from components.common.functions import load_function
 from components.common.generation import Sampling
 from components.common.logs import say
 from components.rl.config import RlConfig, SolveRate
-from components.rl.rewards import call_function, load_function
+from components.rl.rewards import call_function
 from components.rl.roles import Roles
 from components.rl.rollout import Prompts, roll_out
 
@@ -57,11 +58,14 @@ def choose(
             hint="offer other prompts, train sft more or less, or widen low and high",
         )
     within = _groups(heldout, settings.group_by)
-    return Chosen(
-        sorted(row for name in kept for row in groups[name]),
-        sorted(row for name in kept for row in within.get(name, [])),
-        rates,
-    )
+    rows = sorted(row for name in kept for row in within.get(name, []))
+    if not rows:
+        raise UserError(
+            f"no held-out prompt is in the groups that are kept: {', '.join(sorted(kept))}",
+            where="rl.solve_rate",
+            hint="offer more prompts, or raise data.heldout",
+        )
+    return Chosen(sorted(row for name in kept for row in groups[name]), rows, rates)
 
 
 def _groups(prompts: Prompts, column: str) -> dict[str, list[int]]:

@@ -15,7 +15,6 @@ from components.common.chat import Chat
 from components.common.curves import FILE as CURVES
 from components.common.curves import Curves
 from components.common.evaluation import gain_interval
-from components.common.gate import check_improvement
 from components.common.generation import Sampling
 from components.common.logs import Progress
 from components.common.models import save_adapter, save_tokenizer
@@ -130,7 +129,6 @@ def save(job: Job[RlConfig], model: Model, chosen: Chosen, before: Measured, aft
     }
     for name, values in after.worth.functions.items():
         metrics[f"{name}_gain"] = gain_interval(before.worth.functions[name], values, seed=job.seed)
-    check_improvement(job.name, metrics, "reward", higher=True, required=job.config.require_improvement)
     tokenizer: dict[str, str] = {}
     if distributed.is_main():
         save_adapter(roles.model, job.out, base=job.plan.parents()["model"].uri, adapter="policy")

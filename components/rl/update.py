@@ -31,10 +31,11 @@ class Optimizers:
         """Adam on both groups; the learning rates follow one schedule."""
         from transformers import get_scheduler
 
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": roles.parameters("policy"), "lr": config.learning_rate},
             {"params": roles.parameters("critic"), "lr": config.critic_learning_rate},
         ]
+        distributed.broadcast([parameter.data for group in groups for parameter in group["params"]])
         optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
         warmup = math.ceil(config.warmup_ratio * config.optimizer_steps)
         scheduler = get_scheduler(config.lr_scheduler_type, optimizer, warmup, config.optimizer_steps)
@@ -95,8 +96,8 @@ def _step(
     norms = _apply(roles, optimizers, config)
     names = ("policy_loss", "clipped", "approx_kl", "value_loss")
     means = distributed.sum_over_ranks(totals).tolist()
-    if not math.isfinite(means[0]):
-        raise UserError("the policy loss is not finite", where="rl", hint="lower rl.learning_rate")
+    if not all(map(math.isfinite, means)):
+        raise UserError("the loss is not finite", where="rl", hint="lower rl.learning_rate")
     return {**dict(zip(names, means, strict=True)), **norms}
 
 

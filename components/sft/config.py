@@ -20,4 +20,6 @@ SPEC = StageSpec(
     result_version=1,
     config=SftConfig,
     inputs={"model": InputSpec(("model",)), "dataset": InputSpec(("dataset",))},
+    main_metric="loss",
+    higher_is_better=False,
 )

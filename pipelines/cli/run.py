@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -63,10 +64,14 @@ def run(
         given = {name: value for name, value in options.items() if value is not None}
         parameters = {"preset": "tiny-cpu", **parse_parameters(pairs), **given}
         for name in ("config", "model", "data", "preset"):
-            parameters[name] = _absolute(str(parameters.get(name, "")))
+            parameters[name] = _absolute(name, str(parameters.get(name, "")))
         if file.parent == DEFAULT_PIPELINE.parent:  # one of ours: see that it can be run before anything is written
-            resolve(Request(**parameters))  # type: ignore[arg-type]
+            request = {name: value for name, value in parameters.items() if name != "launcher_image"}
+            resolve(Request(**request))  # type: ignore[arg-type]
+        if run_id and not re.fullmatch(r"[\w.-]{1,60}", run_id):
+            raise UserError("letters, digits, dots, dashes and underscores are allowed", where=f"--run-id {run_id}")
         started = Run(open_store(store), run_id or _new_run_id())
+        started.forget_unfinished()
         click.echo(f"run {started.run_id} in {started.store.root}")
         code = _run_pipeline(file, started, parameters, verbose)
     sys.exit(code)
@@ -81,9 +86,13 @@ def _split(arguments: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:
     return DEFAULT_PIPELINE, arguments
 
 
-def _absolute(value: str) -> str:
-    """The steps run elsewhere, so what names a file here must name it there."""
-    return str(Path(value).absolute()) if value and "\n" not in value and Path(value).exists() else value
+def _absolute(name: str, value: str) -> str:
+    """The steps run elsewhere, so what names a file here must name it there. A bare word may name something else."""
+    keyword = name == "preset" and "/" not in value and not value.endswith((".yaml", ".yml"))
+    if not value or keyword or value == "scratch" or "\n" in value or len(value) > 1000:
+        return value
+    path = Path(value).expanduser()
+    return str(path.absolute()) if path.exists() else value
 
 
 def _new_run_id() -> str:
@@ -151,14 +160,14 @@ def _follow(output: IO[str], log: IO[str], kept: deque[str], verbose: bool) -> N
 
 @contextmanager
 def _ending_on_signal(process: subprocess.Popen[str]) -> Iterator[None]:
-    """Ends the pipeline's whole process group on SIGINT and SIGTERM, then this process."""
+    """Ends the pipeline's whole process group, then this process, when told to or when the terminal is closed."""
 
     def end(number: int, _frame: FrameType | None) -> None:
         click.echo("stopping; the same command goes on with what is finished", err=True)
         _end_group(process)
         sys.exit(128 + number)
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:

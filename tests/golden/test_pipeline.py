@@ -22,19 +22,24 @@ CHAIN = [
 def compiled(tmp_path_factory):
     path = tmp_path_factory.mktemp("compiled") / "rlhf.yaml"
     compiler.Compiler().compile(load_pipeline(ROOT / "pipelines" / "rlhf.py"), str(path))
-    return yaml.safe_load(path.read_text())
+    return list(yaml.safe_load_all(path.read_text()))  # the pipeline, and what is Kubernetes' own
+
+
+@pytest.fixture(scope="module")
+def pipeline(compiled):
+    return compiled[0]
 
 
 def test_the_compiled_pipeline_is_the_one_in_the_tree(compiled):
     golden = GOLDEN / "rlhf.yaml"
-    compiled.pop("sdkVersion")
+    documents = [{name: value for name, value in part.items() if name != "sdkVersion"} for part in compiled]
     if os.environ.get("RLHF_REGENERATE"):
-        golden.write_text(yaml.safe_dump(compiled, sort_keys=True))
-    assert yaml.safe_load(golden.read_text()) == compiled
+        golden.write_text(yaml.safe_dump_all(documents, sort_keys=True))
+    assert list(yaml.safe_load_all(golden.read_text())) == documents
 
 
-def test_the_steps_follow_one_another_with_a_merge_after_each_stage(compiled):
-    tasks = compiled["root"]["dag"]["tasks"]
+def test_the_steps_follow_one_another_with_a_merge_after_each_stage(pipeline):
+    tasks = pipeline["root"]["dag"]["tasks"]
     assert set(tasks) == set(CHAIN)
 
     def ancestors(name):
@@ -45,20 +50,28 @@ def test_the_steps_follow_one_another_with_a_merge_after_each_stage(compiled):
         assert before in ancestors(after), f"{after} does not wait for {before}"
 
 
-def test_every_step_runs_the_launcher_image_uncached_and_installs_nothing(compiled):
-    tasks = compiled["root"]["dag"]["tasks"]
+def test_every_step_runs_the_launcher_image_uncached_and_installs_nothing(pipeline):
+    tasks = pipeline["root"]["dag"]["tasks"]
     for name, task in tasks.items():
         assert not task.get("cachingOptions"), name
         assert "pipelinechannel--launcher_image" in task["inputs"]["parameters"], name
-    for name, executor in compiled["deploymentSpec"]["executors"].items():
+    for name, executor in pipeline["deploymentSpec"]["executors"].items():
         command = " ".join(executor["container"]["command"])
         assert "pip install" not in command, name
         body = executor["container"]["command"][-1].split('"""')[-1]
         assert len([line for line in body.splitlines() if line.strip()]) <= 5, name
 
 
-def test_the_parameters_have_defaults_that_need_no_network(compiled):
-    parameters = compiled["root"]["inputDefinitions"]["parameters"]
+def test_the_parameters_have_defaults_that_need_no_network(pipeline):
+    parameters = pipeline["root"]["inputDefinitions"]["parameters"]
     assert set(parameters) == {"preset", "config", "overrides", "model", "data", "launcher_image", "seed"}
     assert all(parameter["isOptional"] for parameter in parameters.values())
     assert parameters["preset"]["defaultValue"] == "tiny-cpu"
+
+
+def test_every_step_knows_its_run(compiled, pipeline):
+    platforms = compiled[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert set(platforms) == set(pipeline["deploymentSpec"]["executors"])
+    for executor in platforms.values():
+        names = {env["name"]: env["fieldPath"] for env in executor["fieldPathAsEnv"]}
+        assert names == {"RLHF_RUN_ID": "metadata.labels['pipeline/runid']"}

@@ -159,6 +159,28 @@ def test_a_second_run_reuses_everything(toy_run):
     assert (toy_run.store / "runs/second/report/index.html").exists()
 
 
+def test_stages_can_be_switched_off(toy_run):
+    off = ["rl.enabled=false", "reward.enabled=false", "pretrain.enabled=false", "sft.max_steps=2"]
+    result = rlhf("run", "--preset", TOY, "--run-id", "off", *off, cwd=toy_run.store.parent)
+    assert result.returncode == 0, result.stdout + result.stderr
+    records = [json.loads(path.read_text()) for path in (toy_run.store / "runs/off/steps").glob("*.json")]
+    states = {record["step"]: record["state"] for record in records}
+    assert {step for step, state in states.items() if state == "off"} == {
+        *("pretrain", "merge-pretrain", "reward", "merge-reward", "rl", "merge-rl")
+    }
+    assert states["evaluate"] == "done"
+
+
+def test_a_run_goes_on_under_its_name_once_the_mistake_is_mended(toy_run):
+    arguments = ["run", "--preset", TOY, "--run-id", "mended", "evaluate.num_eval_prompts=8"]
+    result = rlhf(*arguments, "evaluate.gates={exact.after: 2}", cwd=toy_run.store.parent)
+    assert result.returncode == 2
+    assert "exact.after is" in result.stderr
+    assert (toy_run.store / "runs/mended/report/index.html").exists()
+    result = rlhf(*arguments, cwd=toy_run.store.parent)
+    assert result.returncode == 0, result.stderr
+
+
 def test_another_learning_rate_runs_only_what_follows(toy_run):
     result = rlhf(
         "run", "--preset", TOY, "--run-id", "third", "rl.max_steps=2", "rl.learning_rate=1e-5", cwd=toy_run.store.parent

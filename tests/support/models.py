@@ -22,7 +22,7 @@ def tiny_config(family: str, tokenizer: Any, **changes: Any) -> Any:
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
-        "max_position_embeddings": 256,
+        "max_position_embeddings": 2048,
     }
     if family == "qwen3":
         shape["head_dim"] = 8

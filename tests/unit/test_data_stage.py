@@ -137,6 +137,47 @@ def test_too_long_answers_are_named_when_nothing_is_left(world, tmp_path, capsys
     assert "the answer alone is longer than max_length" in capsys.readouterr().err
 
 
+def test_a_files_suffix_is_part_of_its_content(world, tmp_path):
+    rows = "".join(f'{{"text": "line {i}"}}\n' for i in range(60))
+    for name in ("p.txt", "p.jsonl"):
+        (tmp_path / name).write_text(rows)
+        assert world({"heldout": 0.3, "pretrain": {"sources": str(tmp_path / name)}}) == 0
+    assert len(list((world.store / "artifacts" / "data-pretrain").iterdir())) == 2
+
+
+def test_sources_that_changed_since_the_configuration_was_resolved_are_refused(world, capsys):
+    source = {"path": str(world.sources / "sft"), "digest": "sha256:of-yesterday"}
+    assert world({"sft": {"sources": [source]}}) == 2
+    assert "has changed since the configuration was resolved" in capsys.readouterr().err
+
+
+def test_margins_reach_the_dataset(world, tmp_path):
+    rows = [{"prompt": f"q{i}", "chosen": "moo", "rejected": "baa", "margin": i / 10} for i in range(40)]
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert world({"reward": {"sources": str(tmp_path / "m.jsonl"), "heldout": 0.2}}) == 0
+    folder, report = dataset(world, "reward")
+    margins = [np.load(folder / side / "margin.npy") for side in ("train", "heldout")]
+    assert len(margins[0]) == report["train_rows"]
+    assert sorted(np.concatenate(margins).tolist()) == pytest.approx([i / 10 for i in range(40)])
+
+
+def test_sequences_longer_than_the_models_positions_are_refused(world, capsys):
+    assert world({"sft": {"sources": str(world.sources / "sft"), "max_length": 4096}}) == 2
+    assert "data.sft.max_length: is 4096, the model has 2048 positions" in capsys.readouterr().err
+
+
+def test_one_split_for_all_parts_keeps_held_out_prompts_out_of_every_stage(world):
+    tasks = ("sft", "reward", "rl")
+    assert world({"heldout": 0.3, **{task: {"sources": str(world.sources / task)} for task in tasks}}) == 0
+    prompts = {}
+    for task in tasks:
+        folder, _ = dataset(world, task)
+        rows = read_jsonl(folder / "heldout" / "rows.jsonl")
+        prompts[task] = {row["messages"][0]["content"] for row in rows}
+    assert prompts["sft"] == prompts["reward"] == prompts["rl"]
+    assert len(prompts["sft"]) > 20
+
+
 def test_a_missing_source_is_named(world, capsys):
     assert world({"sft": {"sources": "/nowhere/x.jsonl"}}) == 2
     assert "/nowhere/x.jsonl" in capsys.readouterr().err

@@ -34,8 +34,8 @@ def test_a_sample_does_not_depend_on_its_batch(family, tokenizer, prompts):
     model = tiny_model(family, tokenizer)
     sampling = Sampling(10, (tokenizer.eos_token_id,), temperature=1.0, seed=3, step=7)
     together = generate(model, prompts, sampling, POLICY)
-    apart = [generate(model, [p], sampling, POLICY, keys=[i])[0] for i, p in enumerate(prompts)]
-    reversed_ = generate(model, prompts[::-1], sampling, POLICY, keys=[3, 2, 1, 0])[::-1]
+    apart = [generate(model, [p], sampling, POLICY, keys=[(i,)])[0] for i, p in enumerate(prompts)]
+    reversed_ = generate(model, prompts[::-1], sampling, POLICY, keys=[(3,), (2,), (1,), (0,)])[::-1]
     for one, two, three in zip(together, apart, reversed_, strict=True):
         assert one.tolist() == two.tolist() == three.tolist()
 

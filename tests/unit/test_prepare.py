@@ -98,6 +98,70 @@ def test_a_run_without_data_for_a_stage_is_refused_before_the_base_is_made(tmp_p
     assert not (tmp_path / "store" / "artifacts").exists()
 
 
+def test_a_model_with_missing_weights_is_refused(tmp_path, tokenizer, capsys):
+    from safetensors.torch import load_file, save_file
+
+    tiny_model("llama", tokenizer).save_pretrained(tmp_path / "m")
+    tokenizer.save_pretrained(tmp_path / "m")
+    weights = tmp_path / "m" / "model.safetensors"
+    tensors = {name: tensor for name, tensor in load_file(weights).items() if "layers.1." not in name}
+    save_file(tensors, weights, metadata={"format": "pt"})
+    assert prepare(tmp_path, "--model", str(tmp_path / "m")) == 3
+    assert "weights are missing" in capsys.readouterr().err
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert prepare(tmp_path, "--model", str(tmp_path / "m")) == 3
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_served_model_stops_at_end_of_turn(tmp_path, tokenizer):
+    model = tiny_model("llama", tokenizer)
+    model.save_pretrained(tmp_path / "m")
+    tokenizer.save_pretrained(tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "tokenizer_config.json").read_text())
+    (tmp_path / "m" / "tokenizer_config.json").write_text(json.dumps({**config, "eos_token": "<|im_start|>"}))
+    assert prepare(tmp_path, "--model", str(tmp_path / "m")) == 0
+    base = Path(yaml.safe_load((tmp_path / "store/runs/r/config.yaml").read_text())["model"]["source"])
+    stops = json.loads((base / "generation_config.json").read_text())["eos_token_id"]
+    assert tokenizer.convert_tokens_to_ids("<|im_end|>") in stops
+
+
+@pytest.mark.parametrize(("text", "seed"), [("seed: 7", -1), ("seed: 3", 7)])
+def test_a_configurations_seed_counts_unless_another_is_given(text, seed):
+    assert resolve(Request("tiny-cpu", config=text, seed=seed)).seed == 7
+
+
+def test_rl_without_reward_is_refused_before_anything_runs():
+    with pytest.raises(UserError, match="rl needs a reward model"):
+        resolve(Request("tiny-cpu", overrides="reward.enabled=false"))
+    assert not resolve(Request("tiny-cpu", overrides="reward.enabled=false\nrl.enabled=false")).rl.enabled
+
+
+def test_another_code_of_a_function_is_another_key(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "judge_a.py").write_text("def judge(**_): return []\n")
+    override = "rl.reward_functions=[{function: 'judge_a:judge'}]"
+
+    def key():
+        return resolve(Request("tiny-cpu", overrides=override)).rl.for_key()
+
+    before = key()
+    assert key() == before
+    (tmp_path / "judge_a.py").write_text("def judge(**_): return [1]\n")
+    assert key() != before
+
+
+@pytest.mark.parametrize("names", [["a:reward"], ["a:same", "b:same"]])
+def test_reward_functions_need_names_of_their_own(names):
+    functions = ", ".join(f"{{function: '{name}'}}" for name in names)
+    with pytest.raises(UserError, match="names of their own"):
+        resolve(Request("tiny-cpu", overrides=f"rl.reward_functions=[{functions}]"))
+
+
+def test_a_default_and_the_same_value_written_out_give_one_key():
+    written = resolve(Request("tiny-cpu", overrides="sft.lora.lora_alpha=32.0")).sft.for_key()
+    assert str(written) == str(resolve(Request("tiny-cpu")).sft.for_key())
+
+
 def test_a_missing_model_is_an_input_error(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(InputError, match="neither a local folder nor a model that the hub gives us"):
@@ -105,7 +169,11 @@ def test_a_missing_model_is_an_input_error(tmp_path, monkeypatch):
 
 
 def test_a_file_in_a_package_is_found_without_importing_it():
-    assert gguf_file("package:components/x.gguf").name == "x.gguf"
+    assert gguf_file("package:tests/__init__.py").name == "__init__.py"
+    with pytest.raises(InputError, match="no such file"):
+        gguf_file("package:tests/x.gguf")
+    with pytest.raises(InputError, match="no such file"):
+        gguf_file("nowhere.gguf")
     assert gguf_file("owner/name") is None
     with pytest.raises(UserError, match="pip install --no-deps no-such-package"):
         gguf_file("package:no_such_package/x.gguf")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import shutil
 import math
 import random
 import subprocess
@@ -218,7 +219,7 @@ def test_a_running_run_shows_how_far_it_got(tmp_path: Path) -> None:
 
 def test_a_result_that_was_removed_is_named(tmp_path: Path) -> None:
     made = make_run(tmp_path)
-    made.store.remove(made.uris["sft"].removeprefix(f"{made.root}/"))
+    shutil.rmtree(made.uris["sft"])
     run = collect(made.config_uri)
 
     assert judge(run).tone == "bad"
@@ -508,7 +509,7 @@ def test_model_card_has_front_matter_that_the_hub_reads(finished: Made) -> None:
 
 def test_model_card_names_what_the_hub_knows(tmp_path: Path) -> None:
     sources = [
-        {"path": "owner/some-data:train", "digest": "name:owner/some-data:train"},
+        {"path": "owner/some-data:train", "digest": "hub:owner/some-data:train"},
         {"path": "/x", "digest": "sha256:1"},
     ]
     made = make_run(tmp_path, settings={"data": {"sft": {"sources": sources}}})

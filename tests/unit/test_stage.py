@@ -1,10 +1,12 @@
 """The stage contract: inputs are found and checked, keys decide, failures leave nothing behind."""
 
+import dataclasses
 import json
+from typing import Annotated
 
 import pytest
 
-from components.common.config import Config
+from components.common.config import Config, Neutral
 from components.common.entry import run_plan, stage_main
 from components.common.errors import InputError, UserError
 from components.common.stage import InputSpec, Result, StageSpec, make_plan, split_uri
@@ -14,6 +16,12 @@ class ToyConfig(Config):
     """A toy stage."""
 
     size: int = 1
+
+
+class GatedConfig(ToyConfig):
+    """A toy stage with a gate."""
+
+    require_improvement: Annotated[bool, Neutral()] = False
 
 
 SPEC = StageSpec(name="sft", result_version=1, config=ToyConfig, inputs={"model": InputSpec(("model",))})
@@ -120,6 +128,67 @@ def make_model(job):
 
 
 def test_uris_are_split_at_artifacts():
-    assert split_uri("/a/artifacts/sft/k/") == ("/a", "artifacts/sft/k")
-    assert split_uri("s3://b/r/artifacts/sft/k") == ("s3://b/r", "artifacts/sft/k")
-    assert split_uri("/models/llama") == ("/models/llama", "")
+    assert split_uri("/a/artifacts/sft/k/") == ("/a", "artifacts/sft/k", "")
+    assert split_uri("s3://b/r/artifacts/data-sft/k") == ("s3://b/r", "artifacts/data-sft/k", "")
+    assert split_uri("artifacts/sft/k") == (".", "artifacts/sft/k", "")
+    assert split_uri("/a/artifacts/source/k/sft/x") == ("/a", "artifacts/source/k", "sft/x")
+    for plain in ("/models/llama", "/x/artifacts/mystore", "/x/artifacts/models/llama", "/x/artifacts"):
+        assert split_uri(plain) == (plain, "", "")
+
+
+def test_a_store_below_a_folder_called_artifacts_is_a_store(tmp_path, arguments):
+    precious = tmp_path / "artifacts" / "mystore" / "precious"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("x")
+    assert stage_main(SPEC, lambda: make, [*arguments, "--output", str(precious.parent)]) == 0
+    assert precious.read_text() == "x"
+    assert len(list(precious.parent.glob("artifacts/sft/*/manifest.json"))) == 1
+
+
+@pytest.mark.parametrize("below", ["artifacts/rl/mine", "artifacts/sft/mine/deeper"])
+def test_an_output_uri_of_another_stage_is_refused(tmp_path, arguments, below):
+    assert stage_main(SPEC, lambda: make, [*arguments, "--output", str(tmp_path / below)]) == 2
+
+
+def test_a_result_that_is_no_number_is_refused(tmp_path, arguments, capsys):
+    def diverge(job):
+        (job.out / "weights").write_text("")
+        return Result("adapter", {"before": {"loss": 1.0}, "after": {"loss": float("nan")}})
+
+    assert stage_main(SPEC, lambda: diverge, arguments) == 2
+    assert "after.loss is no number" in capsys.readouterr().err
+    assert not list((tmp_path / "store").rglob("manifest.json"))
+
+
+def test_a_gate_looks_at_finished_results_too(arguments, capsys):
+    spec = dataclasses.replace(SPEC, config=GatedConfig, main_metric="loss", higher_is_better=False)
+
+    def worse(job):
+        (job.out / "weights").write_text("")
+        return Result("adapter", {"before": {"loss": 1.0}, "after": {"loss": 2.0}})
+
+    required = [*arguments, "--set", "sft.require_improvement=true"]
+    assert stage_main(spec, lambda: worse, required) == 2
+    assert stage_main(spec, lambda: worse, arguments) == 0
+    assert stage_main(spec, lambda: worse, required) == 2
+    assert "held-out loss is no better than before: 1 → 2" in capsys.readouterr().err
+
+
+def test_inputs_of_other_vocabularies_are_refused(tmp_path):
+    def make_with(identity):
+        def run(job):
+            (job.out / "config.json").write_text(json.dumps({"x": identity}))
+            return Result("model", {}, {"vocabulary": identity})
+
+        return run
+
+    spec = dataclasses.replace(SPEC, name="base", inputs={})
+    made = {}
+    for identity in ("a", "b"):
+        plan = make_plan(spec, {"seed": ord(identity)}, "x", {}, str(tmp_path))
+        run_plan(plan, make_with(identity))
+        made[identity] = plan.uri
+    both = dataclasses.replace(SPEC, inputs={"model": InputSpec(("model",)), "before": InputSpec(("model",))})
+    plan = make_plan(both, {}, "x", {"model": made["a"], "before": made["b"]}, str(tmp_path))
+    with pytest.raises(InputError, match="has another vocabulary than the input"):
+        run_plan(plan, make)

@@ -66,10 +66,20 @@ def test_many_writers_at_once_leave_one_whole_artifact(store):
     assert store.files("artifacts/s/k") == ["artifacts/s/k/data.bin", "artifacts/s/k/manifest.json"]
 
 
-def test_what_a_killed_writer_left_is_replaced(store):
-    store.write("artifacts/sft/k/half", b"")
-    assert store.publish(fill(store, "whole"), "artifacts/sft/k")
-    assert not store.exists("artifacts/sft/k/half")
+def test_a_folder_that_is_not_ours_is_left_alone(store):
+    store.write("artifacts/sft/k/precious", b"x")
+    with pytest.raises(UserError, match="is not empty and not an artifact"):
+        store.publish(fill(store, "whole"), "artifacts/sft/k")
+    assert store.files("artifacts/sft/k") == ["artifacts/sft/k/precious"]
+
+
+def test_what_killed_writers_left_is_swept_and_living_ones_are_not(store):
+    mine = store.scratch()
+    dead = mine.with_name(mine.name.replace(f".{os.getpid()}.", ".4194305."))  # above the largest pid there can be
+    dead.mkdir()
+    store.scratch()
+    assert mine.exists()
+    assert not dead.exists()
 
 
 def test_missing_things_are_input_errors(store):

@@ -47,8 +47,8 @@ def test_answer_tokens_are_those_that_follow_the_prompt_tokens(chat):
 
 def test_a_pair_is_a_conversation_with_each_answer(chat):
     question = (Message("user", "What did the cow say?"),)
-    ((chosen, rejected),) = tokenise_preferences(chat, [Preference(question, "moo", "baa")], 100)
-    for answer, tokens in (("moo", chosen), ("baa", rejected)):
+    (both,) = tokenise_preferences(chat, [Preference(question, "moo", "baa")], 100)
+    for answer, tokens in (("moo", both.chosen), ("baa", both.rejected)):
         (row,) = tokenise_conversations(chat, [talk("What did the cow say?", answer)], 100)
         assert tokens.ids.tolist() == row.ids.tolist()
         assert tokens.trained.tolist() == row.trained.tolist()
@@ -73,6 +73,15 @@ def test_the_oldest_exchange_goes_first(chat):
     assert row.truncated
 
 
+def test_a_shortened_conversation_keeps_its_system_prompt(chat):
+    system = Message("system", "cow pig duck")
+    conversation = Conversation((system, *talk("house " * 30, "meow", "the cow", "moo").messages))
+    (row,) = tokenise_conversations(chat, [conversation], 40)
+    (expected,) = tokenise_conversations(chat, [Conversation((system, *talk("the cow", "moo").messages))], 100)
+    assert row.ids.tolist() == expected.ids.tolist()
+    assert row.truncated
+
+
 def test_an_answer_that_does_not_fit_is_rejected_not_cut(chat):
     (row,) = tokenise_conversations(chat, [talk("hi", "house " * 60)], 40)
     assert row == Rejected("the answer alone is longer than max_length")
@@ -82,10 +91,10 @@ def test_an_answer_that_does_not_fit_is_rejected_not_cut(chat):
 
 def test_a_long_pair_keeps_one_prompt_for_both(chat):
     pair = Preference((Message("user", "house " * 60),), "moo", "baa woof")
-    ((chosen, rejected),) = tokenise_preferences(chat, [pair], 40)
-    prompts = [tokens.ids[~tokens.trained].tolist() for tokens in (chosen, rejected)]
+    (both,) = tokenise_preferences(chat, [pair], 40)
+    prompts = [tokens.ids[~tokens.trained].tolist() for tokens in (both.chosen, both.rejected)]
     assert prompts[0] == prompts[1]
-    assert max(len(chosen.ids), len(rejected.ids)) == 40
+    assert max(len(both.chosen.ids), len(both.rejected.ids)) == 40
 
 
 def test_special_tokens_in_text_are_rejected_in_chats_and_plain_text_in_documents(chat):

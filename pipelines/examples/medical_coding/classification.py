@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -25,7 +25,7 @@ class Entry:
         parent: The code, or the block, one level up, such as `S52.521`.
         parent_text: What the parent means.
         extension: What the seventh character adds to the parent's text, or `None` where there is none.
-        side: `right` or `left` where the code has a twin that differs in nothing but the side, else `None`.
+        side: `right` or `left` where another code differs in nothing but the side, else `None`.
     """
 
     code: str
@@ -76,21 +76,16 @@ def _read_entry(code: str) -> Entry:
 
 
 def _with_sides(entries: Iterable[Entry]) -> list[Entry]:
-    """Finds the pairs whose texts are the same but for the side and whose codes are the same but for one character.
-
-    The words alone would also find a foreign body accidentally left in the body.
-    """
     entries = list(entries)
-    code_of = {(entry.code[:3], entry.text): entry.code for entry in entries}
-    return [replace(entry, side=_side(entry, code_of)) for entry in entries]
+    texts = {entry.text for entry in entries}
+    return [replace(entry, side=_side(entry.text, texts)) for entry in entries]
 
 
-def _side(entry: Entry, code_of: Mapping[tuple[str, str], str]) -> str | None:
-    sides = {word.lower() for word in _SIDE.findall(entry.text)}
-    mirrored = _SIDE.sub(lambda match: _OTHER_SIDE[match[0]], entry.text)
-    twin = code_of.get((entry.code[:3], mirrored))
-    return sides.pop() if len(sides) == 1 and twin is not None and _differ_once(entry.code, twin) else None
+def _side(text: str, texts: Collection[str]) -> str | None:
+    """The side a text names, if there is also a code for the other side.
 
-
-def _differ_once(code: str, other: str) -> bool:
-    return len(code) == len(other) and sum(a != b for a, b in zip(code, other, strict=True)) == 1
+    The word alone would also find a foreign body accidentally left in the body.
+    """
+    sides = {word.lower() for word in _SIDE.findall(text)}
+    mirrored = _SIDE.sub(lambda match: _OTHER_SIDE[match[0]], text)
+    return sides.pop() if len(sides) == 1 and mirrored in texts else None

@@ -96,11 +96,11 @@ def region(entry: Entry) -> str | None:
 
 def injury(entry: Entry) -> str | None:
     """Kind of injury."""
-    return _only(_INJURIES, entry.category_text) if region(entry) else None
+    return _only(_INJURIES, entry.category_text)
 
 
 def trimester(entry: Entry) -> str | None:
-    """Trimester of a pregnancy."""
+    """Trimester of a pregnancy; preterm labor in one with delivery in another has none."""
     return _only(_TRIMESTERS, entry.text)
 
 
