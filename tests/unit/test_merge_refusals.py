@@ -287,14 +287,14 @@ def test_rows_that_are_longer_than_a_block(pair: Path) -> None:
     np.testing.assert_allclose(merged, exact, rtol=2**-11 * 1.001, atol=1e-5)
 
 
-def publish(pair: Path, name: str, kind: Any, parents: dict[str, Parent]) -> Artifact:
-    """Makes an artifact of a folder and reads it back."""
+def publish(pair: Path, name: str, stage: str, kind: Any, parents: dict[str, Parent]) -> Artifact:
+    """Makes a stage's artifact of a folder and reads it back."""
     store = DirectoryStore(pair / "store")
     files = list_files(pair / name)
-    tokenizer = {"vocabulary": f"that of {name}"}
-    manifest = Manifest(kind=kind, stage=name, key="k", files=files, parents=parents, tokenizer=tokenizer)
-    commit(store, f"artifacts/{name}/k", pair / name, manifest)
-    return find_input(name, f"{pair / 'store'}/artifacts/{name}/k", (kind,))
+    tokenizer = {"vocabulary": "that of base"}
+    manifest = Manifest(kind=kind, stage=stage, key="k", files=files, parents=parents, tokenizer=tokenizer)
+    commit(store, f"artifacts/{stage}/k", pair / name, manifest)
+    return find_input(name, f"{pair / 'store'}/artifacts/{stage}/k", (kind,))
 
 
 @pytest.mark.parametrize(
@@ -308,10 +308,10 @@ def publish(pair: Path, name: str, kind: Any, parents: dict[str, Parent]) -> Art
 )
 def test_parent(digest: str | None, code: int, text: str, pair: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An adapter with a manifest goes into the model it was trained on and into no other."""
-    model = publish(pair, "base", "model", {})
+    model = publish(pair, "base", "base", "model", {})
     parents = {"model": Parent(uri="artifacts/other/k", digest=model.digest if digest is None else digest)}
-    publish(pair, "adapter", "adapter", parents if digest != "" else {})
-    assert stage_main(SPEC, load_run, arguments(pair, "store/artifacts/base/k", "store/artifacts/adapter/k")) == code
+    publish(pair, "adapter", "pretrain", "adapter", parents if digest != "" else {})
+    assert stage_main(SPEC, load_run, arguments(pair, "store/artifacts/base/k", "store/artifacts/pretrain/k")) == code
     printed = capsys.readouterr()
     assert text in printed.out + printed.err
     assert "warning" not in printed.out

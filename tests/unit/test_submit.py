@@ -21,7 +21,7 @@ def test_the_pipeline_is_compiled_and_started_with_its_parameters(server):
     assert result.returncode == 0, result.stderr
     (run,) = server.runs
     assert run["runtime_config"]["parameters"] == {"seed": 3, "overrides": "sft.learning_rate=1e-4"}
-    assert run["pipeline_spec"]["pipelineInfo"]["name"] == "rlhf"
+    assert run["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["name"] == "rlhf"
     assert "run r1" in result.stdout
     assert "kubectl logs -n kubeflow -f -l pipeline/runid=r1" in result.stdout
 
