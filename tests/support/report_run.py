@@ -13,9 +13,9 @@ from typing import Any
 import yaml
 
 from components.common.artifacts import FileEntry, Kind, Manifest, Parent
+from components.common.flows import flow_steps
 from components.common.store import DirectoryStore
 from components.launcher.record import Run, StepRecord
-from components.report.collect import FLOW
 
 NOW = 1_800_000_000.0
 EVIL = "<script>alert('x')</script><img src=x onerror=alert(1)> \"quoted\" & </style></pre>"
@@ -415,7 +415,7 @@ def make_run(
     made.settings |= settings or {}
     write_base(made)
     model = "base"
-    for step in FLOW:
+    for step in flow_steps("rlhf"):
         stage = step.removeprefix("merge-")
         if failed and step == failed[0]:
             made.record(step, state="failed", seconds=4.2, error=failed[1])

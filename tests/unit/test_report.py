@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 
+from components.common.flows import flow_steps
 from components.report import formats
 from components.report.__main__ import main
 from components.report.card import front_matter, model_card
 from components.report.charts import is_noisy, line_chart, nice_ticks, smoothed, thin, tick_writer
-from components.report.collect import FLOW, artifact_uris, collect, parse_curves
+from components.report.collect import artifact_uris, collect, parse_curves
 from components.report.compare import Comparison, Interval, final_comparisons, stage_comparisons, wilson
 from components.report.data_view import dataset_views, solve_rates
 from components.report.lineage import artifact_views, run_record
@@ -479,7 +480,7 @@ def test_record_lists_steps_with_artifacts_digests_and_parents(finished: Made) -
     record = run_record(collect(finished.config_uri))
     steps = {step["step"]: step for step in record["steps"]}
 
-    assert list(steps) == list(FLOW[:-1])
+    assert list(steps) == list(flow_steps("rlhf")[:-1])
     assert len(steps["data"]["artifacts"]) == 4
     assert steps["sft"]["state"] == "done"
     assert steps["sft"]["seconds"] == SECONDS["sft"]
