@@ -92,7 +92,7 @@ def _refuse_idle(overrides: Mapping[str, Any], stages: Sequence[str], pipeline: 
     if idle:
         raise UserError(
             f"the pipeline {pipeline} has no stage {idle[0]}",
-            where=f"{idle[0]}.{next(iter(overrides[idle[0]] or {}), '')}".rstrip("."),
+            where=idle[0],
             hint=f"its stages: {', '.join(stages)}",
         )
 

@@ -57,8 +57,17 @@ class ToyRun:
 
 @pytest.fixture(scope="session")
 def toy_run(tmp_path_factory) -> ToyRun:
-    folder = tmp_path_factory.mktemp("toy")
-    result = rlhf("run", "--preset", TOY, "--run-id", "first", cwd=folder)
+    return _run(tmp_path_factory.mktemp("toy"), "first")
+
+
+@pytest.fixture(scope="session")
+def toy_dpo(toy_run) -> ToyRun:
+    """A run of the dpo pipeline in the same store."""
+    return _run(toy_run.store.parent, "dpo", str(ROOT / "pipelines" / "dpo.py"))
+
+
+def _run(folder: Path, name: str, *arguments: str) -> ToyRun:
+    result = rlhf("run", *arguments, "--preset", TOY, "--run-id", name, cwd=folder)
     assert result.returncode == 0, result.stdout + result.stderr
     store = folder / "rlhf-store"
-    return ToyRun(store, Run.of_config(f"{store}/runs/first/config.yaml"), result.stdout)
+    return ToyRun(store, Run.of_config(f"{store}/runs/{name}/config.yaml"), result.stdout)

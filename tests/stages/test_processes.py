@@ -9,16 +9,18 @@ from tests.support.commands import python
 SETTINGS = {
     "sft": ["sft.max_steps=6", "sft.logging_steps=1", "sft.train_batch_size=8"],
     "rl": ["rl.max_steps=3"],
+    "dpo": ["dpo.max_steps=4", "dpo.num_eval_prompts=16"],
 }
 
 
 @pytest.mark.parametrize("stage", SETTINGS)
-def test_curves_do_not_depend_on_the_number_of_processes(toy_run, tmp_path, stage):
-    inputs = {name: parent.uri for name, parent in toy_run.manifest(stage).parents.items()}
-    arguments = ["--config", str(toy_run.config)]
-    arguments += [a for name, uri in inputs.items() for a in ("--input", f"{name}={toy_run.store / uri}")]
+def test_curves_do_not_depend_on_the_number_of_processes(request, tmp_path, stage):
+    run = request.getfixturevalue("toy_dpo" if stage == "dpo" else "toy_run")
+    inputs = {name: parent.uri for name, parent in run.manifest(stage).parents.items()}
+    arguments = ["--config", str(run.config)]
+    arguments += [a for name, uri in inputs.items() for a in ("--input", f"{name}={run.store / uri}")]
     arguments += [a for setting in SETTINGS[stage] for a in ("--set", setting)]
-    curves = {}
+    curves, before = {}, {}
     for processes in (1, 2):
         store = tmp_path / str(processes)
         result = python("-m", f"components.{stage}", *arguments, "--output", str(store), "--nproc", str(processes))
@@ -26,9 +28,11 @@ def test_curves_do_not_depend_on_the_number_of_processes(toy_run, tmp_path, stag
         (artifact,) = (store / "artifacts" / stage).iterdir()
         assert list((store / ".scratch").iterdir()) == []
         curves[processes] = [json.loads(line) for line in (artifact / "metrics.jsonl").read_text().splitlines()]
+        before[processes] = json.loads((artifact / "manifest.json").read_text())["metrics"]["before"]
     assert len(curves[1]) == len(curves[2]) > 2
     for one, two in zip(curves[1], curves[2], strict=True):
         assert two == pytest.approx(one, rel=1e-3, abs=1e-4)
+    assert before[2] == pytest.approx(before[1], rel=1e-4, abs=1e-6)
 
 
 def test_an_error_on_a_rank_is_told_once_with_its_own_exit_code(toy_run, tmp_path):

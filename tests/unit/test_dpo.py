@@ -76,14 +76,13 @@ def loss_of(trainer, rows):
 
 def log_ratios(model, pairs):
     """log(policy / reference) of both answers, and how long they are."""
-    ratios = []
+    ratios, lengths = [], []
     for table in (pairs.chosen, pairs.rejected):
         policy = sequence_log_probs(model.model, table, POLICY, 256)
         with model.model.disable_adapter():
             ratios.append(policy - sequence_log_probs(model.model, table, POLICY, 256))
-    return *ratios, *(
-        np.asarray([(t.labels(i) != -100).sum() for i in range(COUNT)]) for t in (pairs.chosen, pairs.rejected)
-    )
+        lengths.append(np.asarray([(table.labels(i) != -100).sum() for i in range(COUNT)]))
+    return *ratios, *lengths
 
 
 def test_a_row_is_the_prompt_and_what_follows_it(pairs):
