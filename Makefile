@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-smollm2 test lint types golden lock bench clean
+.PHONY: help demo demo-smollm2 test test-long lint types golden lock bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ demo-smollm2: $(VENV)/.smollm2 ## the same with SmolLM2-135M-Instruct: half an h
 
 test: $(VENV)/.dev lint types ## all tests that need neither cluster nor root
 	$(BIN)/python -m pytest -q
+
+test-long: $(VENV)/.dev ## what takes too long for every commit: each stage ended ten times at random
+	$(BIN)/python -m pytest -q -m long
 
 lint: $(VENV)/.dev ## ruff
 	$(BIN)/ruff check .

@@ -139,10 +139,17 @@ def run_plan(plan: Plan[Any], run: Run) -> Manifest | None:
             tokenizer=result.tokenizer,
         )
         manifest = commit(plan.store, plan.prefix, out, manifest)
+        _clear_checkpoints(work)
         say(plan.spec.name, f"finished: {plan.uri}")
         return manifest
     finally:
         shutil.rmtree(out, ignore_errors=True)
+
+
+def _clear_checkpoints(work: Path) -> None:
+    """Removes what any run has left of this key's training: its result is there now."""
+    for folder in work.parent.glob("*/checkpoints"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _torchrun(stage: str, arguments: argparse.Namespace) -> int:

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from datasets import Dataset
 from numpy.typing import NDArray
+from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from components.common.curves import Curves
 from components.common.device import DevicePolicy
 from components.common.errors import UserError
 from components.common.evaluation import autocast, backbone, evaluating
 from components.common.stage import Job
-from components.common.trainer import StageCallback, start_training, trainer_arguments, training_order
+from components.common.trainer import run_trainer, trainer_arguments, training_order
 from components.data.model_facts import read_model_facts
 from components.data.table import TokenTable
 
@@ -45,16 +45,19 @@ def train_packed(job: Job[Any], model: Any, tokenizer: Any, table: TokenTable, p
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
-    with Curves(job.work, job.name) as curves, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*per_device_train_batch_size of 1.*")
-        trainer = SFTTrainer(
+
+    def trainer(callback: TrainerCallback) -> SFTTrainer:
+        return SFTTrainer(
             model=model,
             args=arguments,
             train_dataset=packed_dataset(table, training_order(job, len(table.rows or ()))),
             processing_class=tokenizer,
-            callbacks=[StageCallback(job, curves)],
+            callbacks=[callback],
         )
-        start_training(trainer)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*per_device_train_batch_size of 1.*")
+        run_trainer(job, policy, trainer)
 
 
 def packed_dataset(table: TokenTable, order: NDArray[np.int64]) -> Dataset:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from components.common import distributed
+from components.common.checkpoints import Checkpoints
 from components.common.curves import Curves
 from components.common.device import DevicePolicy
 from components.common.errors import UserError
+from components.common.interrupt import StopRequest, stop_requests, stopped
 from components.common.logs import Progress
 from components.common.stage import Job
 from components.common.training import TrainingConfig
@@ -57,7 +62,7 @@ def trainer_arguments(job: Job[Any], policy: DevicePolicy) -> dict[str, Any]:
     config: TrainingConfig = job.config
     micro, accumulation = batch_shape(config)
     return {
-        "output_dir": str(job.work / "checkpoints"),
+        "output_dir": str(_aside(job)),
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": accumulation,
         "num_train_epochs": 1,  # `training_order` holds the rows of all epochs
@@ -74,7 +79,7 @@ def trainer_arguments(job: Job[Any], policy: DevicePolicy) -> dict[str, Any]:
         "seed": job.seed,
         "logging_steps": 1,  # the curves are whole, and a mean over steps need not survive a restart
         "logging_nan_inf_filter": False,
-        "save_strategy": "no",
+        "save_strategy": "no",  # `StageCallback` asks for checkpoints
         "report_to": "none",
         "disable_tqdm": True,
         "remove_unused_columns": False,
@@ -110,23 +115,79 @@ def seed_everything(seed: int) -> None:
     set_seed(seed)
 
 
-def start_training(trainer: Any) -> None:
-    """Trains, with our lines in place of the trainer's own."""
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
+def run_trainer(job: Job[Any], policy: DevicePolicy, make: Callable[[TrainerCallback], Any]) -> None:
+    """Trains to the last step, from the newest checkpoint of the same key if there is one.
+
+    Args:
+        job: The stage.
+        policy: Device and type.
+        make: Makes the trainer with a callback.
+
+    Raises:
+        RetryableError: The process was told to stop; a checkpoint of the last finished step is written.
+    """
+    checkpoints = Checkpoints(job.work, job.name, job.config.save_total_limit)
+    if distributed.is_main():
+        shutil.rmtree(_aside(job), ignore_errors=True)
+    found = checkpoints.resume()
+    folder = found.folder if found else None
+    with stop_requests(policy.device) as request, Curves(job.work, job.name, go_on_from=folder) as curves:
+        callback = StageCallback(job, curves, checkpoints, request)
+        trainer = make(callback)
+        trainer.remove_callback(PrinterCallback)
+        trainer.train(resume_from_checkpoint=str(folder) if folder else None)
+    if callback.stopped:
+        raise stopped(job.name, trainer.state.global_step)
+
+
+def _aside(job: Job[Any]) -> Path:
+    """Where the trainer writes a checkpoint, beside those that are whole."""
+    return job.work / "checkpoints" / ".writing"
 
 
 class StageCallback(TrainerCallback):  # type: ignore[misc]
-    """Writes curves and progress lines, and stops a run whose loss is no number.
+    """Writes curves, progress lines and checkpoints, stops when told to, or when the loss is no number.
 
     Args:
         job: The stage.
         curves: Where the values go.
+        checkpoints: Where checkpoints go.
+        request: Says whether the process was told to stop.
     """
 
-    def __init__(self, job: Job[Any], curves: Curves) -> None:
-        self._job, self._curves = job, curves
+    def __init__(self, job: Job[Any], curves: Curves, checkpoints: Checkpoints, request: StopRequest) -> None:
+        self._job, self._curves, self._checkpoints, self._request = job, curves, checkpoints, request
         self._progress: Progress | None = None
+        self.stopped = False
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Makes the random numbers of a step (dropout) depend on the step alone, so that none need be remembered."""
+        torch.manual_seed(_step_seed(self._job.seed, state.global_step))
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Leaves a step half done if told to stop: it may be long, and the last finished one is still in memory."""
+        self._look_for_stop(control)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Asks for a checkpoint where one is due."""
+        every = self._job.config.save_steps
+        # The last step always: what comes after training may be interrupted, too.
+        if state.global_step % every == 0 or state.global_step == state.max_steps:
+            control.should_save = True
+        self._look_for_stop(control)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Makes what the trainer has written a checkpoint."""
+        distributed.barrier()
+        if distributed.is_main():
+            written = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            self._curves.save(written)
+            self._checkpoints.commit(written, state.global_step)
+        distributed.barrier()
+
+    def _look_for_stop(self, control: Any) -> None:
+        if self._request.agreed():
+            self.stopped = control.should_save = control.should_training_stop = True
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Learns how many steps there will be."""
@@ -149,3 +210,8 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]
         self._curves.write(state.global_step, values)
         shown = {name: values[name] for name in _SHOWN if name in values}
         self._progress.step(state.global_step, shown, tokens=int(logs.get("num_tokens", 0)))
+
+
+def _step_seed(seed: int, step: int) -> int:
+    """A seed for one step of one process."""
+    return int(np.random.SeedSequence((seed, step, distributed.rank())).generate_state(1)[0])

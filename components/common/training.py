@@ -48,6 +48,8 @@ class TrainingConfig(Config):
         False, description="fail the stage if its main held-out metric is no better than before"
     )
     logging_steps: Annotated[int, Neutral()] = Field(10, ge=1)
+    save_steps: Annotated[int, Neutral()] = Field(100, ge=1, description="steps between checkpoints")
+    save_total_limit: Annotated[int, Neutral()] = Field(2, ge=1, description="checkpoints that are kept")
 
     @model_validator(mode="after")
     def _steps(self) -> TrainingConfig:

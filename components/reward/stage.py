@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from datasets import Dataset
 from numpy.typing import NDArray
+from transformers import TrainerCallback
 from trl import RewardConfig as TrlRewardConfig
 from trl import RewardTrainer
 
 from components.common import distributed
 from components.common.causal import CausalLM, Sample
 from components.common.curves import FILE as CURVES
-from components.common.curves import Curves
 from components.common.device import device_policy
 from components.common.evaluation import PairScores, evaluating, last_token_scores, score_sequences
 from components.common.models import (
@@ -29,7 +29,7 @@ from components.common.models import (
 )
 from components.common.stage import Job, Result
 from components.common.tokenizer import load_tokenizer
-from components.common.trainer import StageCallback, seed_everything, start_training, trainer_arguments, training_order
+from components.common.trainer import run_trainer, seed_everything, trainer_arguments, training_order
 from components.data.table import TokenTable, read_jsonl, write_jsonl
 from components.reward.config import RewardConfig
 from components.reward.parity import save_parity
@@ -106,15 +106,17 @@ def train(job: Job[RewardConfig], model: CausalLM, data: Data) -> None:
         disable_dropout=False,
         center_rewards_coefficient=job.config.center_rewards_coefficient,
     )
-    with Curves(job.work, job.name) as curves:
-        trainer = RewardTrainer(
+
+    def trainer(callback: TrainerCallback) -> RewardTrainer:
+        return RewardTrainer(
             model=model.model,
             args=arguments,
             train_dataset=_pair_dataset(data.train, training_order(job, len(data.train.chosen))),
             processing_class=model.tokenizer,
-            callbacks=[StageCallback(job, curves)],
+            callbacks=[callback],
         )
-        start_training(trainer)
+
+    run_trainer(job, model.policy, trainer)
 
 
 def evaluate(job: Job[RewardConfig], model: CausalLM, data: Data) -> PairScores:

@@ -100,6 +100,8 @@ class RlConfig(Config):
     activation_checkpointing: Annotated[bool, Neutral()] = False
     require_improvement: Annotated[bool, Neutral()] = False
     logging_steps: Annotated[int, Neutral()] = Field(1, ge=1)
+    save_steps: Annotated[int, Neutral()] = Field(10, ge=1, description="rollout batches between checkpoints")
+    save_total_limit: Annotated[int, Neutral()] = Field(2, ge=1, description="checkpoints that are kept")
 
     @model_validator(mode="after")
     def _check(self) -> RlConfig:

@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from components.common import distributed
 from components.common.causal import join_samples
 from components.common.chat import Chat
+from components.common.checkpoints import Checkpoints
 from components.common.curves import FILE as CURVES
 from components.common.curves import Curves
 from components.common.evaluation import gain_interval
 from components.common.generation import Sampling
+from components.common.interrupt import stop_requests, stopped
 from components.common.logs import Progress
 from components.common.models import save_adapter, save_tokenizer
 from components.common.stage import Job, Result
@@ -30,6 +32,7 @@ from components.rl.rewards import reward_functions
 from components.rl.roles import Roles
 from components.rl.rollout import Prompts, prompt_rows, roll_out
 from components.rl.solve_rate import Chosen, choose
+from components.rl.state import Learner
 from components.rl.update import Optimizers, update
 
 
@@ -85,21 +88,48 @@ def choose_prompts(job: Job[RlConfig], model: Model, data: Data) -> Chosen:
 
 
 def train(job: Job[RlConfig], model: Model, data: Data, chosen: Chosen) -> None:
-    """Runs PPO: roll out, score, update, batch after batch."""
+    """Runs PPO: roll out, score, update, batch after batch, from the newest checkpoint if there is one.
+
+    Raises:
+        RetryableError: The process was told to stop; a checkpoint of the last finished step is written.
+    """
     config, roles = job.config, model.roles
     optimizers = Optimizers.build(roles, config)
     controller = KlController(config.beta, config.target_kl, config.kl_horizon)
+    learner = Learner(roles, optimizers, controller)
+    checkpoints = Checkpoints(job.work, job.name, config.save_total_limit)
+    found = checkpoints.resume()
+    if found:
+        learner.load(found.folder)
     setup = Setup(roles, data.train, model.text, reward_functions(config), config, job.seed)
     shown = ("reward", *(f.name for f in setup.functions), "kl", "policy_loss", "value_loss", "lr")
-    progress = Progress(job.name, config.max_steps, every=config.logging_steps)
+    start = found.step if found else 0
+    progress = Progress(job.name, config.max_steps, start, every=config.logging_steps)
     prompts_a_batch = config.rollout_batch_size // config.num_generations
     tokens = 0
-    with Curves(job.work, job.name) as curves:
-        for step in range(config.max_steps):
+
+    def save_checkpoint(step: int) -> None:
+        if distributed.is_main():
+            with checkpoints.writing(step) as folder:
+                learner.save(folder)
+                curves.save(folder)
+
+    def stop_if_asked(step: int) -> None:
+        if request.agreed():
+            save_checkpoint(step)
+            raise stopped(job.name, step)
+
+    with (
+        stop_requests(roles.device_policy.device) as request,
+        Curves(job.work, job.name, go_on_from=found.folder if found else None) as curves,
+    ):
+        for step in range(start, config.max_steps):
             rows = prompt_rows(chosen.train, step, prompts_a_batch, job.seed)
             sampling = Sampling(config.max_completion_length, (model.stop,), config.temperature, job.seed, step)
             rollout = roll_out(roles, data.train, rows, sampling, config.num_generations, config.eval_tokens)
+            stop_if_asked(step)  # a step may be long, and until the update nothing has changed
             experience = gather_experience(setup, rollout, controller.beta, step)
+            stop_if_asked(step)
             values = {
                 **summary(experience, controller.beta),
                 "lr": optimizers.scheduler.get_last_lr()[0],
@@ -109,6 +139,9 @@ def train(job: Job[RlConfig], model: Model, data: Data, chosen: Chosen) -> None:
             curves.write(step + 1, values)
             tokens += sum(map(len, rollout.sequences))
             progress.step(step + 1, {name: values[name] for name in shown}, tokens=tokens)
+            if (step + 1) % config.save_steps == 0 or step + 1 == config.max_steps:
+                save_checkpoint(step + 1)
+            stop_if_asked(step + 1)
 
 
 def evaluate(job: Job[RlConfig], model: Model, data: Data, chosen: Chosen) -> Measured:
