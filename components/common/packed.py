@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from components.common.causal import Tables
 from components.common.device import DevicePolicy
 from components.common.errors import UserError
-from components.common.evaluation import autocast, backbone, evaluating
+from components.common.evaluation import autocast, backbone, evaluating, likelihood
 from components.common.stage import Job
 from components.common.trainer import run_trainer, trainer_arguments, training_order
 from components.data.model_facts import read_model_facts
@@ -27,16 +28,17 @@ from components.data.table import TokenTable
 BORDER_TOLERANCE = 0.05  # of the hidden states' spread: rounding in half precision stays below, a leak does not
 
 
-def train_packed(job: Job[Any], model: Any, tokenizer: Any, table: TokenTable, policy: DevicePolicy) -> None:
+def train_packed(job: Job[Any], model: Any, tokenizer: Any, data: Tables, policy: DevicePolicy) -> None:
     """Trains a model's trainable parameters on a table's packed rows.
 
     Args:
         job: The stage.
         model: A causal language model, with or without an adapter; changed in place.
         tokenizer: Its tokenizer.
-        table: A packed table.
+        data: Packed rows to train on; sequences to measure with on the way.
         policy: Device and type.
     """
+    table = data.train
     _check_borders(job, model, table, policy)
     arguments = SFTConfig(
         **trainer_arguments(job, policy),
@@ -55,9 +57,13 @@ def train_packed(job: Job[Any], model: Any, tokenizer: Any, table: TokenTable, p
             callbacks=[callback],
         )
 
+    def heldout_loss() -> float:
+        heldout = data.heldout
+        return likelihood(model, heldout, range(len(heldout)), policy, max_tokens=job.config.eval_tokens).loss
+
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*per_device_train_batch_size of 1.*")
-        run_trainer(job, policy, trainer)
+        run_trainer(job, policy, model, trainer, heldout_loss)
 
 
 def packed_dataset(table: TokenTable, order: NDArray[np.int64]) -> Dataset:

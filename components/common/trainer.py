@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from components.common import distributed
+from components.common.best import BestWeights
 from components.common.checkpoints import Checkpoints
 from components.common.curves import Curves
 from components.common.device import DevicePolicy
 from components.common.errors import UserError
 from components.common.interrupt import StopRequest, stop_requests, stopped
-from components.common.logs import Progress
+from components.common.logs import Progress, say
+from components.common.overflow import OverflowWatch
 from components.common.stage import Job
 from components.common.training import TrainingConfig
 
@@ -115,13 +117,21 @@ def seed_everything(seed: int) -> None:
     set_seed(seed)
 
 
-def run_trainer(job: Job[Any], policy: DevicePolicy, make: Callable[[TrainerCallback], Any]) -> None:
+def run_trainer(
+    job: Job[Any],
+    policy: DevicePolicy,
+    model: Any,
+    make: Callable[[TrainerCallback], Any],
+    heldout_loss: Callable[[], float],
+) -> None:
     """Trains to the last step, from the newest checkpoint of the same key if there is one.
 
     Args:
         job: The stage.
         policy: Device and type.
+        model: What is trained.
         make: Makes the trainer with a callback.
+        heldout_loss: Measures the model as it is, where the settings ask for that on the way.
 
     Raises:
         RetryableError: The process was told to stop; a checkpoint of the last finished step is written.
@@ -131,13 +141,19 @@ def run_trainer(job: Job[Any], policy: DevicePolicy, make: Callable[[TrainerCall
         shutil.rmtree(_aside(job), ignore_errors=True)
     found = checkpoints.resume()
     folder = found.folder if found else None
-    with stop_requests(policy.device) as request, Curves(job.work, job.name, go_on_from=folder) as curves:
-        callback = StageCallback(job, curves, checkpoints, request)
+    best = BestWeights(model, job.config, heldout_loss)
+    if folder:
+        best.load(folder)
+    with stop_requests(policy.device) as request, Curves(job.work, job.name, job.config.report_to, folder) as curves:
+        callback = StageCallback(job, curves, checkpoints, request, best)
         trainer = make(callback)
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=str(folder) if folder else None)
     if callback.stopped:
         raise stopped(job.name, trainer.state.global_step)
+    taken = best.take()
+    if taken is not None:
+        say(job.name, f"takes the weights of step {taken}, the best on held-out data")
 
 
 def _aside(job: Job[Any]) -> Path:
@@ -153,11 +169,16 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]
         curves: Where the values go.
         checkpoints: Where checkpoints go.
         request: Says whether the process was told to stop.
+        best: Measures on the way, where the settings ask for it.
     """
 
-    def __init__(self, job: Job[Any], curves: Curves, checkpoints: Checkpoints, request: StopRequest) -> None:
-        self._job, self._curves, self._checkpoints, self._request = job, curves, checkpoints, request
+    def __init__(
+        self, job: Job[Any], curves: Curves, checkpoints: Checkpoints, request: StopRequest, best: BestWeights
+    ) -> None:
+        self._job, self._curves, self._checkpoints, self._request, self._best = job, curves, checkpoints, request, best
+        self._extra: dict[str, float] = {}
         self._progress: Progress | None = None
+        self._watch = OverflowWatch(job.name)
         self.stopped = False
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -168,8 +189,16 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]
         """Leaves a step half done if told to stop: it may be long, and the last finished one is still in memory."""
         self._look_for_stop(control)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Asks for a checkpoint where one is due."""
+    def on_step_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
+        """Looks for overflow, measures and asks for a checkpoint where that is due."""
+        skipped = bool(optimizer.step_was_skipped)
+        self._watch.step(skipped=skipped)
+        self._extra = {"skipped": float(skipped)} if args.fp16 else {}
+        if self._best.due(state.global_step):
+            self._extra["heldout_loss"] = self._best.look(state.global_step)
+            if self._best.exhausted:
+                say(self._job.name, f"stops early after step {state.global_step}: the held-out loss falls no more")
+                control.should_save = control.should_training_stop = True
         every = self._job.config.save_steps
         # The last step always: what comes after training may be interrupted, too.
         if state.global_step % every == 0 or state.global_step == state.max_steps:
@@ -182,6 +211,7 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]
         if distributed.is_main():
             written = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             self._curves.save(written)
+            self._best.save(written)
             self._checkpoints.commit(written, state.global_step)
         distributed.barrier()
 
@@ -207,6 +237,7 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]
                 hint=f"lower {self._job.name}.learning_rate or look for broken rows in the data",
             )
         values = {ours: float(logs[theirs]) for theirs, ours in _CURVES.items() if theirs in logs}
+        values |= self._extra
         self._curves.write(state.global_step, values)
         shown = {name: values[name] for name in _SHOWN if name in values}
         self._progress.step(state.global_step, shown, tokens=int(logs.get("num_tokens", 0)))

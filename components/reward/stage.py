@@ -116,7 +116,7 @@ def train(job: Job[RewardConfig], model: CausalLM, data: Data) -> None:
             callbacks=[callback],
         )
 
-    run_trainer(job, model.policy, trainer)
+    run_trainer(job, model.policy, model.model, trainer, lambda: evaluate(job, model, data).metrics()["loss"])
 
 
 def evaluate(job: Job[RewardConfig], model: CausalLM, data: Data) -> PairScores:

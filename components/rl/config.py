@@ -101,6 +101,9 @@ class RlConfig(Config):
     require_improvement: Annotated[bool, Neutral()] = False
     logging_steps: Annotated[int, Neutral()] = Field(1, ge=1)
     save_steps: Annotated[int, Neutral()] = Field(10, ge=1, description="rollout batches between checkpoints")
+    report_to: Annotated[tuple[str, ...], Neutral()] = Field(
+        (), description="trackers, as accelerate names them: wandb, mlflow, …"
+    )
     save_total_limit: Annotated[int, Neutral()] = Field(2, ge=1, description="checkpoints that are kept")
 
     @model_validator(mode="after")

@@ -121,7 +121,7 @@ def train(job: Job[RlConfig], model: Model, data: Data, chosen: Chosen) -> None:
 
     with (
         stop_requests(roles.device_policy.device) as request,
-        Curves(job.work, job.name, go_on_from=found.folder if found else None) as curves,
+        Curves(job.work, job.name, config.report_to, found.folder if found else None) as curves,
     ):
         for step in range(start, config.max_steps):
             rows = prompt_rows(chosen.train, step, prompts_a_batch, job.seed)

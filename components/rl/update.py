@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 
 from components.common import distributed
 from components.common.errors import UserError
+from components.common.overflow import OverflowWatch
 from components.rl import ppo
 from components.rl.config import RlConfig
 from components.rl.experience import Experience, micro_batches, minibatches
@@ -25,6 +26,7 @@ class Optimizers:
     optimizer: torch.optim.Optimizer
     scheduler: Any
     scaler: torch.amp.GradScaler
+    watch: OverflowWatch = field(default_factory=lambda: OverflowWatch("rl"))
 
     @staticmethod
     def build(roles: Roles, config: RlConfig) -> Optimizers:
@@ -93,12 +95,12 @@ def _step(
             )
             optimizers.scaler.scale(loss / tokens).backward()
             totals[3] += loss.detach() / tokens
-    norms = _apply(roles, optimizers, config)
+    applied = apply_gradients(roles, optimizers, config.max_grad_norm)
     names = ("policy_loss", "clipped", "approx_kl", "value_loss")
     means = distributed.sum_over_ranks(totals).tolist()
     if not all(map(math.isfinite, means)):
         raise UserError("the loss is not finite", where="rl", hint="lower rl.learning_rate")
-    return {**dict(zip(names, means, strict=True)), **norms}
+    return {**dict(zip(names, means, strict=True)), **applied}
 
 
 def _flat(experience: Experience, rows: list[int], *arrays: torch.Tensor) -> list[torch.Tensor]:
@@ -107,21 +109,29 @@ def _flat(experience: Experience, rows: list[int], *arrays: torch.Tensor) -> lis
     return [values[rows][tokens] for values in arrays]
 
 
-def _apply(roles: Roles, optimizers: Optimizers, config: RlConfig) -> dict[str, float]:
-    """Sums gradients over processes, clips each role's, and steps."""
+def apply_gradients(roles: Roles, optimizers: Optimizers, max_grad_norm: float) -> dict[str, float]:
+    """Sums gradients over processes, clips each role's, and steps.
+
+    Returns:
+        Norms of the gradients; with a gradient scaler also its scale, and 1 for a step that it skipped.
+    """
     groups = {role: roles.parameters(role) for role in ("policy", "critic")}
     # Scaled gradients are summed before they are unscaled: an overflow on one process is then one on all, and all skip.
     sum_gradients([parameter for group in groups.values() for parameter in group])
     optimizers.scaler.unscale_(optimizers.optimizer)
     norms = {
-        f"grad_norm_{role}": float(nn.utils.clip_grad_norm_(group, config.max_grad_norm))
-        for role, group in groups.items()
+        f"grad_norm_{role}": float(nn.utils.clip_grad_norm_(group, max_grad_norm)) for role, group in groups.items()
     }
+    scale = optimizers.scaler.get_scale()
     optimizers.scaler.step(optimizers.optimizer)
     optimizers.scaler.update()
     optimizers.scheduler.step()
     optimizers.optimizer.zero_grad()
-    return norms
+    if not optimizers.scaler.is_enabled():
+        return norms
+    now = optimizers.scaler.get_scale()
+    optimizers.watch.step(skipped=now < scale)
+    return {**norms, "loss_scale": now, "skipped": float(now < scale)}
 
 
 def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:

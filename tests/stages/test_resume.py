@@ -16,7 +16,13 @@ STEPS = 12
 COMMON = [f"max_steps={STEPS}", "save_steps=3", "logging_steps=1", "num_samples=2"]
 SETTINGS = {
     "pretrain": ["lora.lora_dropout=0.1", "per_device_train_batch_size=2"],
-    "sft": ["lora.lora_dropout=0.1", "per_device_train_batch_size=2", "num_eval_prompts=4"],
+    "sft": [
+        "lora.lora_dropout=0.1",
+        "per_device_train_batch_size=2",
+        "num_eval_prompts=4",
+        "eval_steps=4",
+        "load_best_model_at_end=true",
+    ],
     "reward": ["lora.lora_dropout=0.1", "per_device_train_batch_size=16"],
     "rl": ["num_ppo_epochs=1", "num_eval_prompts=8", "target_kl=0.1"],
 }
