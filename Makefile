@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 STORE ?= rlhf-store
 SEED ?= 0
+# Tests at once.
+JOBS ?= 2
 # The URL of an index that has a CPU build of torch; without it the CUDA build is installed, as on a T4 node.
 TORCH_INDEX ?=
 
@@ -24,7 +26,7 @@ demo-smollm2: $(VENV)/.smollm2 ## the same with SmolLM2-135M-Instruct: half an h
 	@$(BIN)/rlhf run --preset smollm2-cpu --seed $(SEED) --store $(STORE)
 
 test: $(VENV)/.dev lint types ## all tests that need neither cluster nor root
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
 
 test-long: $(VENV)/.dev ## what takes too long for every commit: each stage ended ten times at random
 	$(BIN)/python -m pytest -q -m long

@@ -21,7 +21,7 @@ from components.common.device import DevicePolicy
 from components.common.errors import UserError
 from components.common.evaluation import autocast, backbone, evaluating, likelihood
 from components.common.stage import Job
-from components.common.trainer import run_trainer, trainer_arguments, training_order
+from components.common.trainer import Training, run_trainer, training_order
 from components.data.model_facts import read_model_facts
 from components.data.table import TokenTable
 
@@ -40,19 +40,14 @@ def train_packed(job: Job[Any], model: Any, tokenizer: Any, data: Tables, policy
     """
     table = data.train
     _check_borders(job, model, table, policy)
-    arguments = SFTConfig(
-        **trainer_arguments(job, policy),
-        packing=False,
-        padding_free=True,
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
-    )
+    order = training_order(job, len(table.rows or ()))
 
-    def trainer(callback: TrainerCallback) -> SFTTrainer:
+    def trainer(arguments: dict[str, Any], callback: TrainerCallback) -> SFTTrainer:
+        packed = {"packing": False, "padding_free": True, "max_length": None}
         return SFTTrainer(
             model=model,
-            args=arguments,
-            train_dataset=packed_dataset(table, training_order(job, len(table.rows or ()))),
+            args=SFTConfig(**arguments, **packed, dataset_kwargs={"skip_prepare_dataset": True}),
+            train_dataset=packed_dataset(table, order),
             processing_class=tokenizer,
             callbacks=[callback],
         )
@@ -63,7 +58,7 @@ def train_packed(job: Job[Any], model: Any, tokenizer: Any, data: Tables, policy
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*per_device_train_batch_size of 1.*")
-        run_trainer(job, policy, model, trainer, heldout_loss)
+        run_trainer(Training(job, policy, model, order, table.row_lengths(), trainer, heldout_loss))
 
 
 def packed_dataset(table: TokenTable, order: NDArray[np.int64]) -> Dataset:

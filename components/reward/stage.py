@@ -29,7 +29,7 @@ from components.common.models import (
 )
 from components.common.stage import Job, Result
 from components.common.tokenizer import load_tokenizer
-from components.common.trainer import run_trainer, seed_everything, trainer_arguments, training_order
+from components.common.trainer import Training, run_trainer, seed_everything, training_order
 from components.data.table import TokenTable, read_jsonl, write_jsonl
 from components.reward.config import RewardConfig
 from components.reward.parity import save_parity
@@ -100,23 +100,24 @@ def build_model(job: Job[RewardConfig]) -> CausalLM:
 
 def train(job: Job[RewardConfig], model: CausalLM, data: Data) -> None:
     """Trains adapter and head with TRL's RewardTrainer."""
-    arguments = TrlRewardConfig(
-        **trainer_arguments(job, model.policy),
-        max_length=None,
-        disable_dropout=False,
-        center_rewards_coefficient=job.config.center_rewards_coefficient,
-    )
+    order = training_order(job, len(data.train.chosen))
 
-    def trainer(callback: TrainerCallback) -> RewardTrainer:
+    def trainer(arguments: dict[str, Any], callback: TrainerCallback) -> RewardTrainer:
+        centering = {"center_rewards_coefficient": job.config.center_rewards_coefficient}
         return RewardTrainer(
             model=model.model,
-            args=arguments,
-            train_dataset=_pair_dataset(data.train, training_order(job, len(data.train.chosen))),
+            args=TrlRewardConfig(**arguments, **centering, max_length=None, disable_dropout=False),
+            train_dataset=_pair_dataset(data.train, order),
             processing_class=model.tokenizer,
             callbacks=[callback],
         )
 
-    run_trainer(job, model.policy, model.model, trainer, lambda: evaluate(job, model, data).metrics()["loss"])
+    lengths = np.maximum(data.train.chosen.lengths, data.train.rejected.lengths)
+
+    def heldout_loss() -> float:
+        return evaluate(job, model, data).metrics()["loss"]
+
+    run_trainer(Training(job, model.policy, model.model, order, lengths, trainer, heldout_loss))
 
 
 def evaluate(job: Job[RewardConfig], model: CausalLM, data: Data) -> PairScores:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from components.common.artifacts import Manifest
 from components.launcher.record import Run, StepRecord
@@ -57,8 +59,15 @@ class ToyRun:
 
 @pytest.fixture(scope="session")
 def toy_run(tmp_path_factory) -> ToyRun:
-    folder = tmp_path_factory.mktemp("toy")
-    result = rlhf("run", "--preset", TOY, "--run-id", "first", cwd=folder)
-    assert result.returncode == 0, result.stdout + result.stderr
+    """Made once, also when several workers share the tests: the others wait."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "toy"
+    folder.mkdir(exist_ok=True)
+    output = folder / "output.txt"
+    with FileLock(folder / "lock"):
+        if not output.exists():
+            result = rlhf("run", "--preset", TOY, "--run-id", "first", cwd=folder)
+            assert result.returncode == 0, result.stdout + result.stderr
+            output.write_text(result.stdout)
     store = folder / "rlhf-store"
-    return ToyRun(store, Run.of_config(f"{store}/runs/first/config.yaml"), result.stdout)
+    return ToyRun(store, Run.of_config(f"{store}/runs/first/config.yaml"), output.read_text())

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import random
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 
-from components.common import entry
+from components.common import entry, trainer
 from tests.support.interrupted import StageCommand, after_step, inside_checkpoint, same, trained_state
 
 STEPS = 12
@@ -81,6 +82,14 @@ def test_killed_inside_a_checkpoint(toy_run, tmp_path, finish):
     assert same(finish(stage_command, store), undisturbed)
 
 
+@pytest.mark.parametrize("stage", ["sft", "rl"])
+def test_killed_between_training_and_result(toy_run, tmp_path, stage, finish):
+    stage_command = command(toy_run, stage)
+    undisturbed = finish(stage_command, tmp_path)
+    shutil.rmtree(tmp_path / "artifacts")
+    assert same(finish(stage_command, tmp_path), undisturbed)
+
+
 def test_an_altered_checkpoint_is_passed_over(toy_run, tmp_path, finish, capfd):
     stage_command = command(toy_run, "reward")
     undisturbed = finish(stage_command, tmp_path / "undisturbed")
@@ -110,3 +119,21 @@ def test_ended_ten_times(toy_run, tmp_path, stage, number, finish):
         ended = stage_command.run(store, condition, number)
         assert ended.code == (75 if number == signal.SIGTERM else -number), (step, ended.output)
         assert same(finish(stage_command, store), undisturbed), step
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward"])
+def test_trying_how_much_fits_changes_nothing(toy_run, tmp_path, stage, finish, monkeypatch):
+    """What a GPU does before training: gradients of the longest rows, then all is as if that had not been."""
+    stage_command = command(toy_run, stage)
+    undisturbed = finish(stage_command, tmp_path / "undisturbed")
+    user = importlib.import_module("components.common.packed" if stage == "sft" else "components.reward.stage")
+    seen: list[int] = []
+
+    def try_then_run(training):
+        trainer.try_longest(training, 3)
+        seen.append(int(training.lengths.max()))
+        trainer.run_trainer(training)
+
+    monkeypatch.setattr(user, "run_trainer", try_then_run)
+    assert same(finish(stage_command, tmp_path / "tried"), undisturbed)
+    assert seen
