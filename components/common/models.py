@@ -84,11 +84,16 @@ def load_reward_base(folder: Path, policy: DevicePolicy, pad_token_id: int) -> A
     return model
 
 
-def load_reward_model(folder: Path, policy: DevicePolicy) -> Any:
-    """Loads a merged reward model; its score head stays float32, as it was trained."""
+def load_sequence_classifier(folder: Path, policy: DevicePolicy) -> Any:
+    """Loads a sequence classification model in the policy's type on its device."""
     from transformers import AutoModelForSequenceClassification
 
-    model = _load(AutoModelForSequenceClassification, folder, policy, policy.compute_dtype)
+    return _load(AutoModelForSequenceClassification, folder, policy, policy.compute_dtype)
+
+
+def load_reward_model(folder: Path, policy: DevicePolicy) -> Any:
+    """Loads a merged reward model; its score head stays float32, as it was trained."""
+    model = load_sequence_classifier(folder, policy)
     for path in folder.glob("*.safetensors"):
         with safe_open(path, "pt") as file:
             if path.name != PARITY and HEAD in file.keys():  # noqa: SIM118, it is no dict

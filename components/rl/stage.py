@@ -88,7 +88,7 @@ def choose_prompts(job: Job[RlConfig], model: Model, data: Data) -> Chosen:
 
 
 def train(job: Job[RlConfig], model: Model, data: Data, chosen: Chosen) -> None:
-    """Runs PPO: roll out, score, update, batch after batch, from the newest checkpoint if there is one.
+    """Learns by doing: roll out, score, update, batch after batch, from the newest checkpoint if there is one.
 
     Raises:
         RetryableError: The process was told to stop; a checkpoint of the last finished step is written.
@@ -102,7 +102,8 @@ def train(job: Job[RlConfig], model: Model, data: Data, chosen: Chosen) -> None:
     if found:
         learner.load(found.folder)
     setup = Setup(roles, data.train, model.text, reward_functions(config), config, job.seed)
-    shown = ("reward", *(f.name for f in setup.functions), "kl", "policy_loss", "value_loss", "lr")
+    critic = ("value_loss",) if roles.value_head is not None else ()
+    shown = ("reward", *(f.name for f in setup.functions), "kl", "policy_loss", *critic, "lr")
     start = found.step if found else 0
     progress = Progress(job.name, config.max_steps, start, every=config.logging_steps)
     prompts_a_batch = config.rollout_batch_size // config.num_generations
@@ -131,7 +132,7 @@ def train(job: Job[RlConfig], model: Model, data: Data, chosen: Chosen) -> None:
             experience = gather_experience(setup, rollout, controller.beta, step)
             stop_if_asked(step)
             values = {
-                **summary(experience, controller.beta),
+                **summary(experience),
                 "lr": optimizers.scheduler.get_last_lr()[0],
                 **update(roles, experience, optimizers, config, step, job.seed),
             }
@@ -158,7 +159,7 @@ def save(job: Job[RlConfig], model: Model, chosen: Chosen, before: Measured, aft
         "after": after.metrics(),
         "reward_gain": gain_interval(before.worth.scores, after.worth.scores, seed=job.seed),
         "solve_rate": chosen.rates,
-        "trainable_parameters": sum(p.numel() for p in (*roles.parameters("policy"), *roles.parameters("critic"))),
+        "trainable_parameters": sum(p.numel() for role in roles.trained for p in roles.parameters(role)),
     }
     for name, values in after.worth.functions.items():
         metrics[f"{name}_gain"] = gain_interval(before.worth.functions[name], values, seed=job.seed)

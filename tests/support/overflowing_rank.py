@@ -14,6 +14,8 @@ from components.rl.update import Optimizers, apply_gradients
 class TwoRoles:
     """Two parameters in place of two adapters."""
 
+    trained = ("policy", "critic")
+
     def __init__(self) -> None:
         self._parameters = {"policy": [nn.Parameter(torch.ones(3))], "critic": [nn.Parameter(torch.ones(2))]}
 
