@@ -27,7 +27,7 @@ def run_rl(toy_run, store: Path, settings: list[str], **inputs: str):
 
 @pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
 def test_reward_rises_without_a_critic(toy_run, tmp_path, algorithm):
-    settings = [f"algorithm={algorithm}", "num_generations=4", "num_ppo_epochs=2", "max_steps=25"]
+    settings = [f"algorithm={algorithm}", "num_generations=4", "num_ppo_epochs=2", "max_steps=40"]
     output, metrics, artifact = run_rl(toy_run, tmp_path, settings)
     assert metrics["reward_gain"]["low"] > 0
     assert metrics["exact_gain"]["low"] > 0
