@@ -64,7 +64,7 @@ def build_causal_lm(job: Job[Any], *, random_weights: bool = False) -> CausalLM:
     if random_weights:
         model = new_causal_lm(folder, policy)
     else:
-        model = load_causal_lm(folder, policy, full_precision=config.lora is None)
+        model = load_causal_lm(folder, policy, full_precision=config.lora is None, load_in_4bit=config.load_in_4bit)
     if config.lora is not None:
         model = get_peft_model(model, lora_config(model, config.lora, "CAUSAL_LM"))
     float32_trainables(model)

@@ -91,7 +91,7 @@ def build_model(job: Job[RewardConfig]) -> CausalLM:
     distributed.start(policy.device)
     seed_everything(job.seed)
     tokenizer = load_tokenizer(job.folder("model"))
-    base = load_reward_base(job.folder("model"), policy, tokenizer.pad_token_id)
+    base = load_reward_base(job.folder("model"), policy, tokenizer.pad_token_id, load_in_4bit=job.config.load_in_4bit)
     assert job.config.lora is not None  # RewardConfig refuses null
     model = get_peft_model(base, lora_config(base, job.config.lora, "SEQ_CLS"))
     float32_trainables(model)
@@ -139,7 +139,7 @@ def save(job: Job[RewardConfig], model: CausalLM, data: Data, before: PairScores
         save_adapter(model.model, job.out, base=job.plan.parents()["model"].uri)
         tokenizer = save_tokenizer(model.tokenizer, job.out)
         shutil.copyfile(job.work / CURVES, job.out / CURVES)
-        save_parity(job.out, data.heldout, after, job.config.num_parity_pairs)
+        save_parity(job.out, data.heldout, after, job.config.num_parity_pairs, quantised=job.config.load_in_4bit)
         write_jsonl(job.out / "samples.jsonl", _samples(job, after))
     return Result("adapter", metrics, tokenizer)
 

@@ -39,7 +39,7 @@ def build_roles(job: Job[RlConfig]) -> Roles:
     policy = device_policy()
     distributed.start(policy.device)
     seed_everything(job.seed)
-    base = load_causal_lm(job.folder("model"), policy)
+    base = load_causal_lm(job.folder("model"), policy, load_in_4bit=config.load_in_4bit)
     fresh = lora_config(base, config.lora, "CAUSAL_LM")  # of the bare base: afterwards its layers have other names
     model = get_peft_model(base, copy.deepcopy(fresh), adapter_name="policy")
     reward = reward_input(job)

@@ -67,6 +67,7 @@ class RlConfig(Config):
     enabled: Annotated[bool, Neutral()] = Field(True, description="off: the stage hands its input on")
     algorithm: Literal["ppo", "rloo", "grpo"] = Field("ppo", description="rloo and grpo compare a prompt's completions")
     lora: LoraSettings = LoraSettings()
+    load_in_4bit: bool = Field(False, description="QLoRA: keep the frozen weights in NF4; needs the extra qlora")
     max_steps: int = Field(100, ge=1, description="rollout batches")
     rollout_batch_size: int = Field(64, ge=1, description="completions in a rollout batch, over all processes")
     num_generations: int = Field(1, ge=1, description="completions of each prompt")
