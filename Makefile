@@ -14,7 +14,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-smollm2 test test-long lint types golden lock bench clean
+.PHONY: help demo demo-smollm2 test test-long fuzz lint types golden lock bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ test: $(VENV)/.dev lint types ## all tests that need neither cluster nor root
 
 test-long: $(VENV)/.dev ## what takes too long for every commit: each stage ended ten times at random
 	$(BIN)/python -m pytest -q -m long
+
+fuzz: $(VENV)/.dev ## damaged data and configuration files for an hour
+	RLHF_FUZZ_SECONDS=1800 RLHF_FUZZ_SEED=$$RANDOM $(BIN)/python -m pytest -q tests/unit/test_fuzz.py
 
 lint: $(VENV)/.dev ## ruff
 	$(BIN)/ruff check .

@@ -25,6 +25,7 @@ from components.common.evaluation import autocast
 from components.common.interrupt import stop_requests, stopped
 from components.common.logs import say
 from components.common.micro_batch import fitting, try_gradients
+from components.common.models import float32_trainables
 from components.common.stage import Job
 from components.common.training import TrainingConfig
 
@@ -165,7 +166,7 @@ def run_trainer(training: Training) -> None:
         best.load(folder)
     with stop_requests(policy.device) as request, Curves(job.work, job.name, job.config.report_to, folder) as curves:
         callback = StageCallback(job, curves, checkpoints, request, best)
-        trainer = training.make(trainer_arguments(job, policy, limit), callback)
+        trainer = _make_trainer(training, limit, callback)
         trainer.remove_callback(PrinterCallback)
         if best.exhausted:  # an earlier attempt stopped early, and was killed before its result was there
             trainer._load_from_checkpoint(str(folder))
@@ -184,7 +185,7 @@ def try_longest(training: Training, rows: int) -> None:
     Raises:
         torch.OutOfMemoryError: They do not fit.
     """
-    trainer = training.make(trainer_arguments(training.job, training.policy, rows), TrainerCallback())
+    trainer = _make_trainer(training, rows, TrainerCallback())
     longest = np.argsort(training.lengths[training.rows], kind="stable")[-rows:]
 
     def loss() -> torch.Tensor:
@@ -194,6 +195,12 @@ def try_longest(training: Training, rows: int) -> None:
         return value
 
     try_gradients(training.model, loss)
+
+
+def _make_trainer(training: Training, limit: int, callback: TrainerCallback) -> Any:
+    trainer = training.make(trainer_arguments(training.job, training.policy, limit), callback)
+    float32_trainables(training.model)  # TRL makes adapters on a 4-bit base bfloat16, which a T4 does not have
+    return trainer
 
 
 def _aside(job: Job[Any]) -> Path:

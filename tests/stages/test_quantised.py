@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.stages.conftest import ToyRun
 from tests.support.commands import python
@@ -26,6 +28,8 @@ def run(toy_run: ToyRun, stage: str, store: Path, *settings: str) -> tuple[Path,
 def test_fine_tuning_learns_and_merges_into_the_whole_base(toy_run, tmp_path):
     adapter, metrics = run(toy_run, "sft", tmp_path)
     assert metrics["after"]["loss"] < 0.5 * metrics["before"]["loss"]
+    # TRL would train adapters in bfloat16 here.
+    assert {tensor.dtype for tensor in load_file(adapter / "adapter_model.safetensors").values()} == {torch.float32}
     base = toy_run.store / toy_run.manifest("sft").parents["model"].uri
     whole = ["--config", str(toy_run.config), "--output", str(tmp_path)]
     merged = python("-m", "components.merge", *whole, "--input", f"base={base}", "--input", f"adapter={adapter}")
