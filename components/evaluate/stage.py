@@ -87,7 +87,7 @@ def score(job: Job[EvaluateConfig], sequences: list[NDArray[np.int64]], policy: 
     with evaluating(model):
         if parity is not None:
             stored = score_sequences(scores, parity.sequences, policy, job.config.eval_tokens)
-            parity.check(stored, where=job.plan.inputs["reward"].uri)
+            parity.check(stored, where=job.plan.inputs["reward"].uri, quantised=job.config.load_in_4bit)
         return score_sequences(scores, sequences, policy, job.config.eval_tokens)
 
 

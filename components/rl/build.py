@@ -96,7 +96,7 @@ def check_reward(job: Job[RlConfig], roles: Roles, reward: str) -> None:
     parity = load_parity(job.folder(reward))
     if parity is not None:
         scores = score_sequences(roles.scores, parity.sequences, roles.device_policy, job.config.eval_tokens)
-        parity.check(scores, where=job.plan.inputs[reward].uri)
+        parity.check(scores, where=job.plan.inputs[reward].uri, quantised=job.config.load_in_4bit)
 
 
 def _reward_adapter(job: Job[RlConfig], model: Any, reward: str) -> tuple[Tensor, None]:
