@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from components.rl.config import RlConfig
 from components.rl.ppo import KlController
 from components.rl.roles import Roles
 from components.rl.update import Optimizers
@@ -25,6 +26,12 @@ class Learner:
     roles: Roles
     optimizers: Optimizers
     controller: KlController
+
+    @staticmethod
+    def build(roles: Roles, config: RlConfig) -> Learner:
+        """A learner that has learnt nothing yet."""
+        controller = KlController(config.beta, config.target_kl, config.kl_horizon)
+        return Learner(roles, Optimizers.build(roles, config), controller)
 
     def save(self, folder: Path) -> None:
         """Writes everything into a folder."""
