@@ -29,6 +29,10 @@ _CURVES = {
     "mean_token_accuracy": "token_accuracy",
     "accuracy": "accuracy",
     "margin": "margin",
+    "rewards/accuracies": "accuracy",
+    "rewards/margins": "margin",
+    "logps/chosen": "log_prob_chosen",
+    "logps/rejected": "log_prob_rejected",
 }
 _SHOWN = ("loss", "accuracy", "lr")
 

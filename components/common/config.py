@@ -24,6 +24,7 @@ SECTIONS = (
     "sft",
     "reward",
     "rl",
+    "dpo",
     "merge",
     "evaluate",
     "launcher",

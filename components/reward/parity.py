@@ -19,7 +19,7 @@ from components.data.table import TokenTable
 
 if TYPE_CHECKING:
     from components.common.evaluation import PairScores
-    from components.reward.stage import Pairs
+    from components.data.pairs import Pairs
 
 FILE = "parity.safetensors"
 # A share of the scores' spread: half precision moves scores by one or two hundredths of it, a lost head by all of it.

@@ -30,24 +30,10 @@ from components.common.models import (
 from components.common.stage import Job, Result
 from components.common.tokenizer import load_tokenizer
 from components.common.trainer import Training, run_trainer, seed_everything, training_order
-from components.data.table import TokenTable, read_jsonl, write_jsonl
+from components.data.pairs import Pairs
+from components.data.table import read_jsonl, write_jsonl
 from components.reward.config import RewardConfig
 from components.reward.parity import save_parity
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Preference pairs as two tables of equal length; each sequence is the prompt and one answer.
-
-    Attributes:
-        chosen: The better answers.
-        rejected: The worse ones.
-        margin: Least wanted distance of the scores, shape (pairs,); None if the data name none.
-    """
-
-    chosen: TokenTable
-    rejected: TokenTable
-    margin: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,17 +56,7 @@ def run(job: Job[RewardConfig]) -> Result:
 
 def load_data(job: Job[RewardConfig]) -> Data:
     """Maps the dataset's tables into memory."""
-
-    def pairs(split: str) -> Pairs:
-        folder = job.folder("dataset") / split
-        margin = folder / "margin.npy"
-        return Pairs(
-            TokenTable.load(folder / "chosen"),
-            TokenTable.load(folder / "rejected"),
-            np.load(margin, allow_pickle=False) if margin.is_file() else None,
-        )
-
-    return Data(pairs("train"), pairs("heldout"))
+    return Data(*(Pairs.load(job.folder("dataset") / side) for side in ("train", "heldout")))
 
 
 def build_model(job: Job[RewardConfig]) -> CausalLM:
@@ -100,7 +76,7 @@ def build_model(job: Job[RewardConfig]) -> CausalLM:
 
 def train(job: Job[RewardConfig], model: CausalLM, data: Data) -> None:
     """Trains adapter and head with TRL's RewardTrainer."""
-    order = training_order(job, len(data.train.chosen))
+    order = training_order(job, len(data.train))
 
     def trainer(arguments: dict[str, Any], callback: TrainerCallback) -> RewardTrainer:
         centering = {"center_rewards_coefficient": job.config.center_rewards_coefficient}

@@ -17,6 +17,7 @@ SETTINGS = {
     "sft": ["train_batch_size=4", "per_device_train_batch_size=1", "learning_rate=1e-3", "num_eval_prompts=8"],
     "reward": ["train_batch_size=8", "per_device_train_batch_size=4", "learning_rate=1e-3"],
     "rl": ["rollout_batch_size=8", "num_ppo_epochs=1", "learning_rate=1e-4", "critic_learning_rate=1e-4"],
+    "dpo": ["train_batch_size=8", "per_device_train_batch_size=4", "learning_rate=1e-3", "num_eval_prompts=8"],
 }
 
 
@@ -40,8 +41,8 @@ def train(toy_run, stage: str, store: Path, processes: int) -> Path:
 
 
 @pytest.mark.parametrize("stage", SETTINGS)
-def test_neither_curves_nor_weights_depend_on_the_number_of_processes(toy_run, tmp_path, stage):
-    one, two = (train(toy_run, stage, tmp_path / str(number), number) for number in (1, 2))
+def test_neither_curves_nor_weights_depend_on_the_number_of_processes(run_of, tmp_path, stage):
+    one, two = (train(run_of(stage), stage, tmp_path / str(number), number) for number in (1, 2))
     curves = [[json.loads(line) for line in (a / "metrics.jsonl").read_text().splitlines()] for a in (one, two)]
     assert len(curves[0]) == len(curves[1]) == STEPS
     loss = "value_loss" if stage == "rl" else "loss"

@@ -25,6 +25,7 @@ SETTINGS = {
         "load_best_model_at_end=true",
     ],
     "reward": ["lora.lora_dropout=0.1", "per_device_train_batch_size=16"],
+    "dpo": ["lora.lora_dropout=0.1", "per_device_train_batch_size=16", "num_eval_prompts=4", "eval_steps=5"],
     "rl": ["num_ppo_epochs=1", "num_eval_prompts=8", "target_kl=0.1"],
 }
 
@@ -54,8 +55,8 @@ def finish(monkeypatch):
 
 
 @pytest.mark.parametrize("stage", SETTINGS)
-def test_stopped_then_killed(toy_run, tmp_path, stage, finish, capfd):
-    stage_command = command(toy_run, stage)
+def test_stopped_then_killed(run_of, tmp_path, stage, finish, capfd):
+    stage_command = command(run_of(stage), stage)
     undisturbed = finish(stage_command, tmp_path / "undisturbed")
     assert undisturbed["step"] == f"step-{STEPS:08d}"
 
@@ -73,8 +74,8 @@ def test_stopped_then_killed(toy_run, tmp_path, stage, finish, capfd):
     assert "goes on after step" in capfd.readouterr().out
 
 
-def test_killed_inside_a_checkpoint(toy_run, tmp_path, finish):
-    stage_command = command(toy_run, "sft")
+def test_killed_inside_a_checkpoint(run_of, tmp_path, finish):
+    stage_command = command(run_of("sft"), "sft")
     undisturbed = finish(stage_command, tmp_path / "undisturbed")
     store = tmp_path / "disturbed"
     killed = stage_command.run(store, inside_checkpoint, signal.SIGKILL)
@@ -83,15 +84,15 @@ def test_killed_inside_a_checkpoint(toy_run, tmp_path, finish):
 
 
 @pytest.mark.parametrize("stage", ["sft", "rl"])
-def test_killed_between_training_and_result(toy_run, tmp_path, stage, finish):
-    stage_command = command(toy_run, stage)
+def test_killed_between_training_and_result(run_of, tmp_path, stage, finish):
+    stage_command = command(run_of(stage), stage)
     undisturbed = finish(stage_command, tmp_path)
     shutil.rmtree(tmp_path / "artifacts")
     assert same(finish(stage_command, tmp_path), undisturbed)
 
 
-def test_an_altered_checkpoint_is_passed_over(toy_run, tmp_path, finish, capfd):
-    stage_command = command(toy_run, "reward")
+def test_an_altered_checkpoint_is_passed_over(run_of, tmp_path, finish, capfd):
+    stage_command = command(run_of("reward"), "reward")
     undisturbed = finish(stage_command, tmp_path / "undisturbed")
     store = tmp_path / "disturbed"
     stage_command.run(store, after_step(7), signal.SIGKILL)
@@ -108,8 +109,8 @@ def test_an_altered_checkpoint_is_passed_over(toy_run, tmp_path, finish, capfd):
 @pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.parametrize("stage", SETTINGS)
-def test_ended_ten_times(toy_run, tmp_path, stage, number, finish):
-    stage_command = command(toy_run, stage)
+def test_ended_ten_times(run_of, tmp_path, stage, number, finish):
+    stage_command = command(run_of(stage), stage)
     undisturbed = finish(stage_command, tmp_path / "undisturbed")
     draw = random.Random(f"{stage}{number}")
     for attempt in range(10):
@@ -121,12 +122,12 @@ def test_ended_ten_times(toy_run, tmp_path, stage, number, finish):
         assert same(finish(stage_command, store), undisturbed), step
 
 
-@pytest.mark.parametrize("stage", ["sft", "reward"])
-def test_trying_how_much_fits_changes_nothing(toy_run, tmp_path, stage, finish, monkeypatch):
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo"])
+def test_trying_how_much_fits_changes_nothing(run_of, tmp_path, stage, finish, monkeypatch):
     """What a GPU does before training: gradients of the longest rows, then all is as if that had not been."""
-    stage_command = command(toy_run, stage)
+    stage_command = command(run_of(stage), stage)
     undisturbed = finish(stage_command, tmp_path / "undisturbed")
-    user = importlib.import_module("components.common.packed" if stage == "sft" else "components.reward.stage")
+    user = importlib.import_module("components.common.packed" if stage == "sft" else f"components.{stage}.stage")
     seen: list[int] = []
 
     def try_then_run(training):

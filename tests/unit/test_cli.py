@@ -117,7 +117,13 @@ def test_a_typo_in_the_configuration_ends_the_run_with_one_line(tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(("nothing.py",), "no such file"), (("--preset", "huge"), "there is no preset 'huge'"), (("=",), "neither")],
+    [
+        (("nothing.py",), "no such file"),
+        (("--preset", "huge"), "there is no preset 'huge'"),
+        (("=",), "neither"),
+        (("dpo.beta=0.2",), "the pipeline rlhf has no stage dpo"),
+        ((str(ROOT / "pipelines" / "dpo.py"), "reward.max_steps=3"), "the pipeline dpo has no stage reward"),
+    ],
 )
 def test_wrong_arguments_end_with_code_2(tmp_path, arguments, words):
     result = rlhf("run", *arguments, cwd=tmp_path)
