@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ from trl import RewardTrainer
 
 from components.common import distributed
 from components.common.causal import CausalLM, Sample
-from components.common.curves import FILE as CURVES
+from components.common.curves import copy_curves
 from components.common.device import device_policy
 from components.common.evaluation import PairScores, evaluating, last_token_scores, score_sequences
 from components.common.models import (
@@ -114,7 +113,7 @@ def save(job: Job[RewardConfig], model: CausalLM, data: Data, before: PairScores
     if distributed.is_main():
         save_adapter(model.model, job.out, base=job.plan.parents()["model"].uri)
         tokenizer = save_tokenizer(model.tokenizer, job.out)
-        shutil.copyfile(job.work / CURVES, job.out / CURVES)
+        copy_curves(job.work, job.out)
         save_parity(job.out, data.heldout, after, job.config.num_parity_pairs, quantised=job.config.load_in_4bit)
         write_jsonl(job.out / "samples.jsonl", _samples(job, after))
     return Result("adapter", metrics, tokenizer)

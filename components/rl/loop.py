@@ -13,7 +13,7 @@ from components.common.interrupt import StopRequest, stop_requests, stopped
 from components.common.logs import Progress
 from components.common.stage import Job
 from components.rl.config import RlConfig
-from components.rl.experience import Setup, gather_experience, summary
+from components.rl.experience import Experience, Setup, gather_experience, summary
 from components.rl.rollout import prompt_rows, roll_out
 from components.rl.state import Learner
 from components.rl.update import update
@@ -78,15 +78,25 @@ class Loop:
         shown = ("reward", *(f.name for f in self._setup.functions), "kl", "policy_loss", *critic, "lr")
         progress = Progress(name, config.max_steps, start, every=config.logging_steps)
         for step in range(start, config.max_steps):
-            values = self._make(step)
+            experience, values = self._make(step)
             done = step + 1
             self._curves.write(done, values)
+            if done % config.logging_steps == 0:
+                self._write_texts(done, experience)
             progress.step(done, {key: values[key] for key in shown}, tokens=self._tokens)
             if done % config.save_steps == 0 or done == config.max_steps:
                 self._save(done)
             self._end_if_asked(done)
 
-    def _make(self, step: int) -> dict[str, Any]:
+    def _write_texts(self, step: int, experience: Experience) -> None:
+        """Keeps a few completions of a batch, so that one can see what is being rewarded."""
+        rollout, worth, setup = experience.rollout, experience.worth, self._setup
+        for i in range(min(setup.config.num_samples, len(rollout))):
+            values = {"reward": worth.scores[i], **{name: values[i] for name, values in worth.functions.items()}}
+            texts = {"prompt": setup.prompts.question(rollout.rows[i]), "answer": setup.decode(rollout.completions[i])}
+            self._curves.write_text(step, {**texts, **{name: round(float(v), 4) for name, v in values.items()}})
+
+    def _make(self, step: int) -> tuple[Experience, dict[str, Any]]:
         setup, config, learner = self._setup, self._setup.config, self._learner
         rows = prompt_rows(self._rows, step, config.rollout_batch_size // config.num_generations, setup.seed)
         sampling = Sampling(config.max_completion_length, (self._stop,), config.temperature, setup.seed, step)
@@ -101,7 +111,7 @@ class Loop:
         }
         learner.controller.update(values["kl"], len(rollout))
         self._tokens += sum(map(len, rollout.sequences))
-        return values
+        return experience, values
 
     def _save(self, step: int) -> None:
         if distributed.is_main():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from components.common import distributed
 from components.common.causal import join_samples
 from components.common.chat import Chat
-from components.common.curves import FILE as CURVES
+from components.common.curves import copy_curves
 from components.common.evaluation import gain_interval
 from components.common.generation import Sampling
 from components.common.models import save_adapter, save_tokenizer
@@ -107,7 +106,7 @@ def save(job: Job[RlConfig], model: Model, chosen: Chosen, before: Measured, aft
     if distributed.is_main():
         save_adapter(roles.model, job.out, base=job.plan.parents()["model"].uri, adapter="policy")
         tokenizer = save_tokenizer(model.tokenizer, job.out)
-        shutil.copyfile(job.work / CURVES, job.out / CURVES)
+        copy_curves(job.work, job.out)
         write_jsonl(job.out / "samples.jsonl", join_samples(before.samples, after.samples))
     return Result("adapter", metrics, tokenizer)
 

@@ -25,7 +25,7 @@ SETTINGS = {
         "load_best_model_at_end=true",
     ],
     "reward": ["lora.lora_dropout=0.1", "per_device_train_batch_size=16"],
-    "dpo": ["lora.lora_dropout=0.1", "per_device_train_batch_size=16", "num_eval_prompts=4", "eval_steps=5"],
+    "dpo": ["per_device_train_batch_size=16", "num_eval_prompts=4", "eval_steps=5"],
     "rl": ["num_ppo_epochs=1", "num_eval_prompts=8", "target_kl=0.1"],
 }
 
