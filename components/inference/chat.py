@@ -112,7 +112,9 @@ class Conversation:
 
         def take(_row: int, token: int) -> None:
             written.append(token)
-            show(pieces.step(self.chat.tokenizer.backend_tokenizer, token) or "")
+            piece = pieces.step(self.chat.tokenizer.backend_tokenizer, token)
+            if piece:  # the first tokens of a letter that has several show nothing yet
+                show(piece)
 
         self.answers += 1
         language = self.language
