@@ -48,11 +48,11 @@ def generate(
     line. OUTPUT (.jsonl) gets a line for each prompt and completion: the row's columns, `completion` and
     `finish_reason` (stop or length).
 
-    A completion depends on model, prompt, options and seed, not on the rows around it. An interrupted command goes on
-    when it is given again.
+    A completion depends on model, prompt, options, seed and the row's number, not on how rows are batched. An
+    interrupted command goes on when it is given again.
     """
     with reported(), resumable():
-        quiet_libraries(offline=False)
+        quiet_libraries(offline=Path(source).exists())
         from components.inference.generate import Options, generate_file
 
         wanted = Options(num_generations, max_completion_length, temperature, top_k, top_p, seed, raw)

@@ -29,7 +29,7 @@ def score(model: str, source: str, output: Path, best_of: bool, base: str | None
     --best-of reads what `rlhf generate --num-generations` wrote, or lists of completions.
     """
     with reported(), resumable():
-        quiet_libraries(offline=False)
+        quiet_libraries(offline=Path(source).exists())
         from components.inference.score import score_file
 
         score_file(model, source, output, base=base, best_of=best_of, batch_tokens=batch_tokens)
