@@ -14,10 +14,10 @@ from components.common.generation import Ids, Sampling, generate
 from components.data.model_facts import read_model_facts
 from components.data.tokenise import encode
 from components.inference.generate import Options, completion_text
-from components.inference.load import LanguageModel, enough_memory, load_language_model
+from components.inference.load import LanguageModel, load_language_model
 from components.inference.source import find_model, load_source_tokenizer
 
-Ending = Literal["stop", "length", "full", "stopped"]
+Ending = Literal["stop", "length", "full", "interrupted"]
 EXIT, RESET = "/exit", "/reset"
 HELP = f"{RESET} begins anew, {EXIT} or Ctrl-D leaves, Ctrl-C stops an answer"
 
@@ -98,7 +98,7 @@ class Conversation:
         if answer or not interrupted:
             self.messages = [*asked, Message("assistant", answer)]
         if interrupted:
-            return "stopped"
+            return "interrupted"
         if written[-1] in self.sampling.stop:
             return "stop"
         return "length" if len(written) == self.sampling.max_new_tokens else "full"
@@ -119,8 +119,7 @@ class Conversation:
         self.answers += 1
         language = self.language
         try:
-            with enough_memory():
-                generate(language.model, [prompt], self.sampling, language.policy, keys=[(self.answers,)], watch=take)
+            generate(language.model, [prompt], self.sampling, language.policy, keys=[(self.answers,)], watch=take)
         except KeyboardInterrupt:
             return written, True
         return written, False
@@ -152,6 +151,7 @@ def converse(
         except EOFError:
             return
         except KeyboardInterrupt:  # not while an answer was written
+            show("\n")
             note(HELP)
 
 
@@ -168,7 +168,7 @@ def _answer(conversation: Conversation, line: str, show: Callable[[str], None], 
     notes: dict[Ending, str] = {
         "full": f"the context of {conversation.sampling.max_positions} tokens is full: {RESET} begins anew",
         "length": f"cut off after {conversation.sampling.max_new_tokens} tokens",
-        "stopped": "stopped",
+        "interrupted": "stopped",
     }
     try:
         ending = conversation.ask(line, show)

@@ -60,19 +60,15 @@ def find_model(uri: str, task: Task, base: str | None = None) -> ModelSource:
     if artifact.kind not in ("model", "reward_model", "adapter"):
         raise InputError(f"is no model but of kind {artifact.kind}", where=uri, hint="check the URI")
     _check_files(artifact)
-    if artifact.kind == "adapter":
-        scores = read_adapter(artifact.folder).task_type == "SEQ_CLS"
-        source = ModelSource(artifact, _find_base(artifact, base))
-    else:
-        scores = artifact.kind == "reward_model"
-        source = ModelSource(artifact)
-        if base:
-            raise UserError("is a whole model, and --base is for adapters", where=uri, hint="leave --base out")
+    adapter = artifact.kind == "adapter"
+    scores = read_adapter(artifact.folder).task_type == "SEQ_CLS" if adapter else artifact.kind == "reward_model"
     if scores and task == "generate":
         raise UserError("is a reward model: it scores answers and writes none", where=uri, hint="use rlhf score")
     if not scores and task == "score":
         raise UserError("is no reward model: it has no score head", where=uri, hint="give what the reward stage made")
-    return source
+    if base and not adapter:
+        raise UserError("is a whole model, and --base is for adapters", where=uri, hint="leave --base out")
+    return ModelSource(artifact, _find_base(artifact, base) if adapter else None)
 
 
 def load_source_tokenizer(source: ModelSource, *, needs_template: bool = True) -> Any:
