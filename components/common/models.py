@@ -14,7 +14,7 @@ from torch import nn
 
 from components.common.device import DevicePolicy
 from components.common.errors import InputError, UserError
-from components.common.tokenizer import tokenizer_identity
+from components.common.tokenizer import save_generation_config, tokenizer_identity
 
 if TYPE_CHECKING:
     from components.common.training import LoraSettings
@@ -261,12 +261,18 @@ def save_model(model: Any, folder: Path, base: Path) -> None:
     refuse_not_finite(model, "model", hint="training has diverged: lower the learning rate")
     fields = json.loads((base / "config.json").read_text(encoding="utf-8"))
     name = fields.get("dtype") or fields.get("torch_dtype") or "float32"
+    model.config.use_cache = True  # training switches it off, and whoever serves the model would go without
     model.to(getattr(torch, name)).save_pretrained(folder)
 
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> dict[str, str]:
-    """Saves the tokenizer with its chat template and returns what the manifest records of it."""
+    """Saves the tokenizer with its chat template, and with it where an answer ends.
+
+    Returns:
+        What the manifest records of it.
+    """
     tokenizer.save_pretrained(folder)
+    save_generation_config(tokenizer, folder)
     return tokenizer_identity(tokenizer)
 
 

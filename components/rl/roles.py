@@ -164,4 +164,6 @@ def read_adapter_config(folder: Path) -> Any:
 
     fields = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     kept = ("r", "lora_alpha", "use_rslora", "target_modules", "rank_pattern", "alpha_pattern")
-    return LoraConfig(task_type="CAUSAL_LM", lora_dropout=0.0, **{name: fields[name] for name in kept})
+    return LoraConfig(
+        task_type="CAUSAL_LM", lora_dropout=0.0, **{name: fields[name] for name in kept if name in fields}
+    )
