@@ -31,11 +31,11 @@ class Sampling:
         max_new_tokens: Longest completion, the end-of-turn token included.
         stop: Token ids that end a completion.
         temperature: 0 takes the most likely token.
+        seed: First part of the key of the random numbers.
+        step: Second part; the third is the row's own key.
         top_k: Sample from the so many most likely tokens only; 0 from all.
         top_p: Sample from the fewest most likely tokens that have this probability together (nucleus sampling, Holtzman
             et al. 2019, arXiv:1904.09751); after temperature and `top_k`, as in transformers.
-        seed: First part of the key of the random numbers.
-        step: Second part; the third is the row's own key.
         max_positions: Positions that the model has for prompt and completion together, if it has a limit: a completion
             that reaches it is cut off.
     """
@@ -43,10 +43,10 @@ class Sampling:
     max_new_tokens: int
     stop: tuple[int, ...]
     temperature: float = GREEDY
-    top_k: int = 0
-    top_p: float = 1.0
     seed: int = 0
     step: int = 0
+    top_k: int = 0
+    top_p: float = 1.0
     max_positions: int | None = None
 
     def limit(self, prompt: Ids) -> int:
