@@ -91,11 +91,11 @@ def _decode(
     sampling: Sampling,
     policy: DevicePolicy,
 ) -> list[Ids]:
-    from transformers import DynamicCache
+    from components.common.kv_cache import roomy_cache
 
     device = policy.device
     ids, mask = left_pad(prompts, device)
-    cache = DynamicCache(config=backbone(model).config)
+    cache = roomy_cache(backbone(model).config, room=sampling.max_new_tokens - 1)
     uniform = [_uniform_numbers(sampling, key) for key in keys]
     alive = list(range(len(prompts)))
     written: list[list[int]] = [[] for _ in prompts]

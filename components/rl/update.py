@@ -35,7 +35,12 @@ class Optimizers:
             {"params": roles.parameters("policy"), "lr": config.learning_rate},
             {"params": roles.parameters("critic"), "lr": config.critic_learning_rate},
         ]
-        distributed.broadcast([parameter.data for group in groups for parameter in group["params"]])
+        trained = [parameter for group in groups for parameter in group["params"]]
+        distributed.broadcast([parameter.data for parameter in trained])
+        for parameter in trained:
+            # Gradients live as long as the parameters: made anew in every backward pass, they would settle in the gaps
+            # that activations leave, and the next pass's activations would find no gap large enough for them.
+            parameter.grad = torch.zeros_like(parameter)
         optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
         warmup = math.ceil(config.warmup_ratio * config.optimizer_steps)
         scheduler = get_scheduler(config.lr_scheduler_type, optimizer, warmup, config.optimizer_steps)
@@ -73,7 +78,7 @@ def _step(
     device = roles.device_policy.device
     # Of the whole minibatch on all processes, so that gradients can be summed over processes as they are.
     tokens = float(experience.rollout.mask[list(rows)].sum())
-    pieces = [list(piece) for piece in micro_batches(rows, config.per_device_train_batch_size)]
+    pieces = micro_batches(experience.rollout, rows, config.per_device_train_batch_size)
     totals = torch.zeros(4, device=device)
     with roles.use("policy"):
         for piece in pieces:
@@ -120,7 +125,7 @@ def _apply(roles: Roles, optimizers: Optimizers, config: RlConfig) -> dict[str, 
     optimizers.scaler.step(optimizers.optimizer)
     optimizers.scaler.update()
     optimizers.scheduler.step()
-    optimizers.optimizer.zero_grad()
+    optimizers.optimizer.zero_grad(set_to_none=False)
     return norms
 
 
@@ -128,7 +133,7 @@ def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
     """Adds the gradients of all processes, in one message."""
     if distributed.world_size() == 1:
         return
-    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     flat = distributed.sum_over_ranks(torch.cat([gradient.flatten() for gradient in gradients]))
-    for parameter, part in zip(parameters, flat.split([g.numel() for g in gradients]), strict=True):
-        parameter.grad = part.view_as(parameter).clone()
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
