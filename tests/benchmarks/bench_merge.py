@@ -2,7 +2,6 @@
 
     python tests/benchmarks/bench_merge.py [--size 245M|1.1B ...] [--runs 3] [--folder DIR]
 
-Each run is a process of its own and the contestants take turns, so that a busy machine disturbs all of them alike.
 `merge` does what PEFT does; `components.merge` is the whole command, which also hashes its inputs and its result and
 forces it to the disk. Memory is the largest sum over the process tree of anonymous memory: what a pod's limit has to
 hold, without the page cache.
@@ -11,18 +10,16 @@ hold, without the page cache.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from harness import Cost, measure, take_turns
 
 SIZES: dict[str, tuple[dict[str, int], str]] = {
     "245M": (
@@ -46,15 +43,6 @@ SIZES: dict[str, tuple[dict[str, int], str]] = {
         "500MB",
     ),
 }
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What one process tree used."""
-
-    wall_s: float
-    cpu_s: float
-    anonymous_mb: float
 
 
 def build(folder: Path, size: str) -> None:
@@ -112,35 +100,6 @@ def command(contestant: str, folder: Path, out: Path, size: str) -> list[str]:
     return [sys.executable, "-m", "components.merge", f"--config={config}", *inputs, f"--output={out}"]
 
 
-def measure(arguments: list[str]) -> Cost:
-    """Runs a command to its end."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    began = time.monotonic()
-    process = subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    peak = 0
-    while True:
-        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-        if pid:
-            break
-        peak = max(peak, anonymous_memory(process.pid))
-        time.sleep(0.005)
-    wall = time.monotonic() - began
-    if status:
-        raise SystemExit(process.stderr.read().decode() if process.stderr else status)
-    return Cost(wall, usage.ru_utime + usage.ru_stime, peak / 2**20)
-
-
-def anonymous_memory(pid: int) -> int:
-    """Anonymous memory of a process and all its children, in bytes; 0 for one that has just ended."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    own = sum(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon:"))
-    return own + sum(anonymous_memory(int(child)) for child in children)
-
-
 def unequal(one: Path, two: Path) -> tuple[int, int, float]:
     """Elements, unequal elements and largest difference between two folders of weights."""
     from safetensors import safe_open
@@ -185,14 +144,14 @@ def benchmark(size: str, runs: int, folder: Path) -> None:
             [sys.executable, __file__, "--child", "build", "--size", size, "--folder", str(folder)], check=True
         )
     names = ["peft", "merge", "components.merge"]
-    costs: dict[str, list[Cost]] = {name: [] for name in names}
-    for number in range(runs):
-        for name in names:
-            out = folder / "out" / name
-            shutil.rmtree(out, ignore_errors=True)
-            out.parent.mkdir(exist_ok=True)
-            costs[name].append(measure(command(name, folder, out, size)))
-            print(f"{size} run {number + 1} {name}: {json.dumps(vars(costs[name][-1]))}", file=sys.stderr, flush=True)
+
+    def run(name: str, _: int) -> Cost:
+        out = folder / "out" / name
+        shutil.rmtree(out, ignore_errors=True)
+        out.parent.mkdir(exist_ok=True)
+        return measure(command(name, folder, out, size))
+
+    costs = take_turns(names, runs, run)
     print(f"\n{size}, {runs} runs, medians; ratios are PEFT's figure divided by the row's\n{table(costs)}")
     total, differ, largest = unequal(folder / "out" / "peft", folder / "out" / "merge")
     print(f"unequal to PEFT: {differ} of {total} elements, largest difference {largest:.3g}")
