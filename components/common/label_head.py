@@ -71,10 +71,9 @@ def label_loss(model: Any, hidden: torch.Tensor, labels: torch.Tensor) -> LabelL
     head = model.get_output_embeddings()
     trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
     at_once = max(1, LOGITS_AT_ONCE // len(head.weight))
-    nll, correct = _HeadLoss.apply(
-        partial(head_logits, model), at_once, targets[wanted], hidden[:, :-1][wanted], *trained
-    )
-    return LabelLoss(nll, correct)
+    logits_of = partial(head_logits, model)
+    loss = _HeadLoss.apply(logits_of, at_once, targets[wanted], hidden[:, :-1][wanted], *trained)  # type: ignore[no-untyped-call]
+    return LabelLoss(*loss)
 
 
 class _HeadLoss(torch.autograd.Function):
