@@ -7,6 +7,8 @@ STORE ?= rlhf-store
 SEED ?= 0
 # Tests at once.
 JOBS ?= 2
+BENCH ?= build/benchmarks
+BENCHMARKS = $(patsubst tests/benchmarks/bench_%.py,%,$(wildcard tests/benchmarks/bench_*.py))
 # The URL of an index that has a CPU build of torch; without it the CUDA build is installed, as on a T4 node.
 TORCH_INDEX ?=
 
@@ -44,8 +46,8 @@ types: $(VENV)/.dev ## mypy, strict
 golden: $(VENV)/.dev ## write the golden files anew; look at the difference before you commit it
 	RLHF_REGENERATE=1 $(BIN)/python -m pytest -q tests/golden tests/stages/test_golden_losses.py
 
-bench: $(VENV)/.dev ## compare with the peers
-	$(BIN)/python tests/benchmarks/bench_merge.py
+bench: $(VENV)/.dev ## compare with the peers; tables and plots go to BENCH
+	for name in $(BENCHMARKS); do $(BIN)/python -m tests.benchmarks.bench_$$name --output $(BENCH) || exit; done
 
 lock: ## resolve the dependencies anew
 	requirements/lock

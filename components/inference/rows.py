@@ -93,11 +93,11 @@ def read_requests(rows: Iterable[Row], chat: Chat, *, raw: bool, room: int | Non
     requests = []
     for (row, _), ids in zip(found, encoded, strict=True):
         if raw and len(ids) > 1 and ids[-1] == chat.tokenizer.eos_token_id:
-            ids.pop()  # some tokenizers end every text, and there would be nothing to continue
-        if not ids:
+            ids = ids[:-1]  # some tokenizers end every text, and there would be nothing to continue
+        if not len(ids):
             raise UserError("the text has no tokens", where=row.where, hint="mend or remove the row")
         _check_length(len(ids), room, row.where, "the prompt")
-        requests.append(Request(row.where, _columns(row), np.asarray(ids, np.int64)))
+        requests.append(Request(row.where, _columns(row), ids))
     return requests
 
 
@@ -204,7 +204,7 @@ def _texts(chat: Chat, item: Judged) -> list[str]:
     return [chat.prompt(item.prompt), *(chat.answer(item.prompt, answer).text for answer in item.answers)]
 
 
-def _with_sequences(item: Judged, encoded: Iterator[list[int]], room: int | None) -> Judged:
+def _with_sequences(item: Judged, encoded: Iterator[NDArray[np.int64]], room: int | None) -> Judged:
     prompt = next(encoded)
     sequences = tuple(np.asarray([*prompt, *next(encoded)], np.int64) for _ in item.answers)
     _check_length(max(map(len, sequences)), room, item.where, "prompt and answer")

@@ -41,10 +41,12 @@ import statistics
 import subprocess
 import sys
 import sysconfig
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import ROOT, bar_chart, child, environment, line_chart, markdown_table, take_turns, write_output
+from tests.benchmarks.drawings import bar_chart, child, environment, line_chart, markdown_table, write_output
+from tests.benchmarks.harness import ROOT, take_turns
 
 CONTESTANTS = ("ours", "TRL", "TRL, whole critic")
 SETTINGS: dict[str, Any] = {
@@ -257,7 +259,7 @@ def benchmark(folder: Path, output: Path, steps: int, seeds: int) -> None:
             result = child(str(PEER), task, python=python, TRL_EXPERIMENTAL_SILENCE="1", **threads)
         return {**result, "heldout": child(__file__, "--child", "evaluate", "--task", task, **threads)}
 
-    results = take_turns(CONTESTANTS, seeds, run)
+    results = take_turns({name: partial(run, name) for name in CONTESTANTS}, seeds)
     before = child(
         __file__, "--child", "evaluate", "--task", str(write_task(folder, made, "base", 0, steps)), OMP_NUM_THREADS="1"
     )
