@@ -9,6 +9,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+import transformers
 from peft import get_peft_model
 from pydantic import ValidationError
 
@@ -160,6 +161,18 @@ def test_the_reference_is_the_base_itself(tokenizer, pairs, tmp_path):
     assert trainer.ref_model is None
     assert set(model.model.peft_config) == {"default"}
     assert sum(p.numel() for p in trainer.model.parameters()) == parameters
+    assert trainer.data_collator.max_length is None  # else TRL would cut answers
+
+
+def test_a_mixture_of_experts_is_trained_on_the_pairs_alone(tokenizer, pairs, tmp_path):
+    ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
+    shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.MixtralConfig(
+        vocab_size=len(tokenizer), num_key_value_heads=2, num_local_experts=2, output_router_logits=True, **shape, **ids
+    )
+    base = transformers.AutoModelForCausalLM.from_config(config)
+    model = CausalLM(get_peft_model(base, lora_config(base, LoraSettings(r=4), "CAUSAL_LM")), tokenizer, POLICY)
+    assert loss_of(make_trainer(model, pairs, tmp_path), range(COUNT)) == pytest.approx(math.log(2), abs=1e-7)
 
 
 def trained(tokenizer, pairs, folder, **settings):
