@@ -14,37 +14,46 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from components.common import distributed
 from components.common.batches import PackedRows, collate
+from components.common.causal import Tables
 from components.common.device import DevicePolicy
 from components.common.errors import UserError
-from components.common.evaluation import autocast, backbone, evaluating
+from components.common.evaluation import autocast, backbone, evaluating, likelihood
 from components.common.label_head import label_head
 from components.common.stage import Job
-from components.common.trainer import run_trainer, trainer_arguments, training_order
+from components.common.trainer import Training, run_trainer, training_order
 from components.data.table import TokenTable
 
 BORDER_TOLERANCE = 0.05  # of the hidden states' spread: rounding in half precision stays below, a leak does not
 
 
-def train_packed(job: Job[Any], model: Any, table: TokenTable, policy: DevicePolicy) -> None:
+def train_packed(job: Job[Any], model: Any, data: Tables, policy: DevicePolicy) -> None:
     """Trains a model's trainable parameters on a table's packed rows.
 
     Args:
         job: The stage.
         model: A causal language model, with or without an adapter; changed in place.
-        table: A packed table.
+        data: Packed rows to train on; sequences to measure with on the way.
         policy: Device and type.
     """
+    table = data.train
     _check_borders(job, model, table, policy)
-    arguments = TrainingArguments(**trainer_arguments(job, policy))
+    order = training_order(job, len(table.rows or ()))
 
-    def trainer(callback: TrainerCallback) -> PackedTrainer:
-        rows = PackedRows(table, training_order(job, len(table.rows or ())))
+    def trainer(arguments: dict[str, Any], callback: TrainerCallback) -> PackedTrainer:
         return PackedTrainer(
-            model=model, args=arguments, train_dataset=rows, data_collator=collate, callbacks=[callback]
+            model=model,
+            args=TrainingArguments(**arguments),
+            train_dataset=PackedRows(table, order),
+            data_collator=collate,
+            callbacks=[callback],
         )
 
+    def heldout_loss() -> float:
+        heldout = data.heldout
+        return likelihood(model, heldout, range(len(heldout)), policy, max_tokens=job.config.eval_tokens).loss
+
     with label_head(model):
-        run_trainer(job, policy, trainer)
+        run_trainer(Training(job, policy, model, order, table.row_lengths(), trainer, heldout_loss))
 
 
 class PackedTrainer(Trainer):  # type: ignore[misc]
@@ -71,15 +80,15 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
             model: As wrapped for training.
             inputs: A micro-batch from `collate`.
             return_outputs: Not supported; held-out rows are measured by `components.common.evaluation`.
-            num_items_in_batch: Label tokens of the step.
+            num_items_in_batch: Label tokens of the step; by default those of the micro-batch.
         """
         assert not return_outputs
-        assert num_items_in_batch is not None
         lengths = inputs.pop("lengths")
         nll, correct = model(**inputs)
         labelled = (inputs["labels"] != -100).sum()
         self._counts += torch.stack([correct, labelled, lengths.sum()])
-        return nll / num_items_in_batch.clamp(min=1) * distributed.world_size()
+        count = labelled if num_items_in_batch is None else num_items_in_batch
+        return nll / count.clamp(min=1) * distributed.world_size()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the token accuracy since the last line, and the tokens that all processes have handled."""

@@ -62,7 +62,7 @@ class SftPart(PartConfig):
 
 
 class RewardPart(PartConfig):
-    """Preference pairs."""
+    """Preference pairs, for reward and dpo."""
 
     max_length: int = Field(1024, ge=8, description="tokens of prompt and answer")
     equal_length: bool = Field(False, description="keep only pairs whose answers have equally many tokens")
@@ -111,10 +111,18 @@ class DataConfig(Config):
         return {**values, **{task: {**common, **part} for task, part in parts.items() if isinstance(part, dict)}}
 
 
+# The steps that read each part.
+READERS: Mapping[Task, tuple[str, ...]] = {
+    "pretrain": ("pretrain",),
+    "sft": ("sft",),
+    "reward": ("reward", "dpo"),
+    "rl": ("rl", "evaluate"),
+}
+
+
 def wanted_parts(settings: Mapping[str, Any]) -> list[Task]:
-    """The parts that a run needs, of its configuration: of each stage that is on, and the prompts for evaluate."""
-    on = [task for task in TASKS if settings[task]["enabled"]]
-    return [task for task in TASKS if task in on or (task == "rl" and settings["evaluate"]["enabled"])]
+    """The parts that a run needs, of its configuration: those that a step reads which is on."""
+    return [task for task in TASKS if any(settings[step]["enabled"] for step in READERS[task])]
 
 
 PartT = TypeVar("PartT", bound=PartConfig)

@@ -14,6 +14,7 @@ from typing import Any
 from components.common.artifacts import Manifest, find_manifest
 from components.common.config import load_yaml
 from components.common.errors import UserError
+from components.common.flows import TRAINING_STAGES
 from components.common.gate import check_result
 from components.common.logs import say
 from components.common.stage import Plan, StageSpec, find_input, make_plan
@@ -25,7 +26,7 @@ from components.launcher.record import Recorder, Run
 from components.launcher.summary import headline
 from components.prepare.resolve import Request, resolve
 
-GPU_STAGES = ("pretrain", "sft", "reward", "rl", "evaluate")
+GPU_STAGES = (*TRAINING_STAGES, "evaluate")
 
 
 @dataclass(frozen=True)

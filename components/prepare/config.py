@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from components.common.config import Config, Neutral
 from components.common.stage import InputSpec, StageSpec
 from components.data.config import Builder, DataConfig
+from components.dpo.config import DpoConfig
 from components.evaluate.config import EvaluateConfig
 from components.launcher.config import LauncherConfig
 from components.merge.config import MergeConfig
@@ -75,6 +76,7 @@ class RunConfig(Config):
     sft: SftConfig = SftConfig()
     reward: RewardConfig = RewardConfig()
     rl: RlConfig = RlConfig()
+    dpo: DpoConfig = DpoConfig()
     merge: MergeConfig = MergeConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     launcher: LauncherConfig = LauncherConfig()

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from components.rl.config import RlConfig
 from components.rl.ppo import KlController
 from components.rl.roles import Roles
 from components.rl.update import Optimizers
@@ -26,22 +27,23 @@ class Learner:
     optimizers: Optimizers
     controller: KlController
 
+    @staticmethod
+    def build(roles: Roles, config: RlConfig) -> Learner:
+        """A learner that has learnt nothing yet."""
+        controller = KlController(config.beta, config.target_kl, config.kl_horizon)
+        return Learner(roles, Optimizers.build(roles, config), controller)
+
     def save(self, folder: Path) -> None:
         """Writes everything into a folder."""
-        torch.save(
-            {
-                "policy": [parameter.data for parameter in self.roles.parameters("policy")],
-                "critic": [parameter.data for parameter in self.roles.parameters("critic")],
-                "beta": self.controller.beta,
-                **{name: part.state_dict() for name, part in self._parts().items()},
-            },
-            folder / _FILE,
-        )
+        state: dict[str, Any] = {name: part.state_dict() for name, part in self._parts().items()}
+        for role in self.roles.trained:
+            state[role] = [parameter.data for parameter in self.roles.parameters(role)]
+        torch.save({**state, "beta": self.controller.beta}, folder / _FILE)
 
     def load(self, folder: Path) -> None:
         """Takes over what `save` wrote."""
         state = torch.load(folder / _FILE, map_location="cpu", weights_only=True)
-        for role in ("policy", "critic"):
+        for role in self.roles.trained:
             for parameter, saved in zip(self.roles.parameters(role), state[role], strict=True):
                 parameter.data.copy_(saved)
         self.controller.beta = state["beta"]

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "losses.json"
-WATCHED = {"pretrain": "loss", "sft": "loss", "reward": "loss", "rl": "value_loss"}
+WATCHED = {"pretrain": "loss", "sft": "loss", "reward": "loss", "rl": "value_loss", "dpo": "loss"}
 
 
 @pytest.mark.parametrize("stage", WATCHED)
-def test_losses_are_those_of_this_result_version(toy_run, stage):
+def test_losses_are_those_of_this_result_version(request, stage):
+    run = request.getfixturevalue("toy_dpo" if stage == "dpo" else "toy_run")
     version = importlib.import_module(f"components.{stage}.config").SPEC.result_version
-    losses = [round(value, 5) for value in toy_run.curve(stage, WATCHED[stage])[:3]]
+    losses = [round(value, 5) for value in run.curve(stage, WATCHED[stage])[:3]]
     stored = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
     if os.environ.get("RLHF_REGENERATE"):
         stored[stage] = {"result_version": version, "losses": losses}

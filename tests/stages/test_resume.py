@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import importlib
 import random
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 
-from components.common import entry
+from components.common import entry, trainer
 from tests.support.interrupted import StageCommand, after_step, inside_checkpoint, same, trained_state
 
 STEPS = 12
 COMMON = [f"max_steps={STEPS}", "save_steps=3", "logging_steps=1", "num_samples=2"]
 SETTINGS = {
     "pretrain": ["lora.lora_dropout=0.1", "per_device_train_batch_size=2"],
-    "sft": ["lora.lora_dropout=0.1", "per_device_train_batch_size=2", "num_eval_prompts=4"],
+    "sft": [
+        "lora.lora_dropout=0.1",
+        "per_device_train_batch_size=2",
+        "num_eval_prompts=4",
+        "eval_steps=4",
+        "load_best_model_at_end=true",
+    ],
     "reward": ["lora.lora_dropout=0.1", "per_device_train_batch_size=16"],
+    "dpo": ["per_device_train_batch_size=16", "num_eval_prompts=4", "eval_steps=5"],
     "rl": ["num_ppo_epochs=1", "num_eval_prompts=8", "target_kl=0.1"],
 }
 
@@ -47,8 +55,8 @@ def finish(monkeypatch):
 
 
 @pytest.mark.parametrize("stage", SETTINGS)
-def test_stopped_then_killed(toy_run, tmp_path, stage, finish, capfd):
-    stage_command = command(toy_run, stage)
+def test_stopped_then_killed(run_of, tmp_path, stage, finish, capfd):
+    stage_command = command(run_of(stage), stage)
     undisturbed = finish(stage_command, tmp_path / "undisturbed")
     assert undisturbed["step"] == f"step-{STEPS:08d}"
 
@@ -66,8 +74,8 @@ def test_stopped_then_killed(toy_run, tmp_path, stage, finish, capfd):
     assert "goes on after step" in capfd.readouterr().out
 
 
-def test_killed_inside_a_checkpoint(toy_run, tmp_path, finish):
-    stage_command = command(toy_run, "sft")
+def test_killed_inside_a_checkpoint(run_of, tmp_path, finish):
+    stage_command = command(run_of("sft"), "sft")
     undisturbed = finish(stage_command, tmp_path / "undisturbed")
     store = tmp_path / "disturbed"
     killed = stage_command.run(store, inside_checkpoint, signal.SIGKILL)
@@ -75,8 +83,16 @@ def test_killed_inside_a_checkpoint(toy_run, tmp_path, finish):
     assert same(finish(stage_command, store), undisturbed)
 
 
-def test_an_altered_checkpoint_is_passed_over(toy_run, tmp_path, finish, capfd):
-    stage_command = command(toy_run, "reward")
+@pytest.mark.parametrize("stage", ["sft", "rl"])
+def test_killed_between_training_and_result(run_of, tmp_path, stage, finish):
+    stage_command = command(run_of(stage), stage)
+    undisturbed = finish(stage_command, tmp_path)
+    shutil.rmtree(tmp_path / "artifacts")
+    assert same(finish(stage_command, tmp_path), undisturbed)
+
+
+def test_an_altered_checkpoint_is_passed_over(run_of, tmp_path, finish, capfd):
+    stage_command = command(run_of("reward"), "reward")
     undisturbed = finish(stage_command, tmp_path / "undisturbed")
     store = tmp_path / "disturbed"
     stage_command.run(store, after_step(7), signal.SIGKILL)
@@ -93,8 +109,8 @@ def test_an_altered_checkpoint_is_passed_over(toy_run, tmp_path, finish, capfd):
 @pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.parametrize("stage", SETTINGS)
-def test_ended_ten_times(toy_run, tmp_path, stage, number, finish):
-    stage_command = command(toy_run, stage)
+def test_ended_ten_times(run_of, tmp_path, stage, number, finish):
+    stage_command = command(run_of(stage), stage)
     undisturbed = finish(stage_command, tmp_path / "undisturbed")
     draw = random.Random(f"{stage}{number}")
     for attempt in range(10):
@@ -104,3 +120,21 @@ def test_ended_ten_times(toy_run, tmp_path, stage, number, finish):
         ended = stage_command.run(store, condition, number)
         assert ended.code == (75 if number == signal.SIGTERM else -number), (step, ended.output)
         assert same(finish(stage_command, store), undisturbed), step
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo"])
+def test_trying_how_much_fits_changes_nothing(run_of, tmp_path, stage, finish, monkeypatch):
+    """What a GPU does before training: gradients of the longest rows, then all is as if that had not been."""
+    stage_command = command(run_of(stage), stage)
+    undisturbed = finish(stage_command, tmp_path / "undisturbed")
+    user = importlib.import_module("components.common.packed" if stage == "sft" else f"components.{stage}.stage")
+    seen: list[int] = []
+
+    def try_then_run(training):
+        trainer.try_longest(training, 3)
+        seen.append(int(training.lengths.max()))
+        trainer.run_trainer(training)
+
+    monkeypatch.setattr(user, "run_trainer", try_then_run)
+    assert same(finish(stage_command, tmp_path / "tried"), undisturbed)
+    assert seen
