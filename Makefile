@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 STORE ?= rlhf-store
 SEED ?= 0
-# Tests at once.
-JOBS ?= 2
 BENCH ?= build/benchmarks
 BENCHMARKS = $(patsubst tests/benchmarks/bench_%.py,%,$(wildcard tests/benchmarks/bench_*.py))
+# Tests at once.
+JOBS ?= 2
 # The URL of an index that has a CPU build of torch; without it the CUDA build is installed, as on a T4 node.
 TORCH_INDEX ?=
 

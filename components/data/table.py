@@ -66,7 +66,7 @@ class TokenTable:
         return np.add.reduceat(self.lengths[self.rows.order], self.rows.offsets[:-1])
 
     def packed(self, row: int) -> dict[str, list[int]]:
-        """A packed row as TRL's trainers read it: `input_ids`, `labels`, `seq_lengths`."""
+        """A packed row: `input_ids` and `labels` of its sequences one after the other, and their `seq_lengths`."""
         if self.rows is None:
             raise InputError("the dataset is not packed")
         sequences = self.rows.row(row).tolist()

@@ -89,8 +89,7 @@ class Conversation:
             ContextFullError: There is no room for an answer; the conversation is as it was.
         """
         asked = [*self.messages, Message("user", question)]
-        (ids,) = encode(self.chat.tokenizer, [self.chat.prompt(asked)])
-        prompt = np.asarray(ids, np.int64)
+        (prompt,) = encode(self.chat.tokenizer, [self.chat.prompt(asked)])
         if self.sampling.limit(prompt) < 1:
             raise ContextFullError
         written, interrupted = self._write(prompt, show)

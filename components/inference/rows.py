@@ -204,9 +204,9 @@ def _texts(chat: Chat, item: Judged) -> list[str]:
     return [chat.prompt(item.prompt), *(chat.answer(item.prompt, answer).text for answer in item.answers)]
 
 
-def _with_sequences(item: Judged, encoded: Iterator[NDArray[np.int64]], room: int | None) -> Judged:
+def _with_sequences(item: Judged, encoded: Iterator[Ids], room: int | None) -> Judged:
     prompt = next(encoded)
-    sequences = tuple(np.asarray([*prompt, *next(encoded)], np.int64) for _ in item.answers)
+    sequences = tuple(np.concatenate([prompt, next(encoded)]) for _ in item.answers)
     _check_length(max(map(len, sequences)), room, item.where, "prompt and answer")
     return replace(item, sequences=sequences)
 

@@ -10,6 +10,7 @@ import torch
 from peft import get_peft_model
 
 from components.common.batches import PackedRows, collate
+from components.common.causal import Tables
 from components.common.device import device_policy
 from components.common.errors import UserError
 from components.common.evaluation import likelihood
@@ -103,11 +104,12 @@ def test_rows_come_in_the_order_asked_for(table):
 
 def train(tokenizer, table, work, family="llama", **settings):
     """Trains an adapter for three steps; returns it and the curves."""
+    work = work / "run"  # checkpoints of the folders beside it would be gone on from
     config = TrainingConfig(max_steps=3, learning_rate=1e-2, train_batch_size=4, lora=LoraSettings(r=4), **settings)
     model = tiny_model(family, tokenizer)
     torch.manual_seed(0)
     model = get_peft_model(model, lora_config(model, config.lora, "CAUSAL_LM"))
-    train_packed(FakeJob(config, work=work), model, table, POLICY)
+    train_packed(FakeJob(config, work=work), model, Tables(table, table), POLICY)
     trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
     return trained, [json.loads(line) for line in (work / "metrics.jsonl").read_text().splitlines()]
 
@@ -121,6 +123,14 @@ def test_a_step_does_not_depend_on_the_size_of_its_micro_batches(tokenizer, unev
             assert other == pytest.approx(one, rel=1e-4)
         for name, weight in weights.items():
             torch.testing.assert_close(other_weights[name], weight, rtol=0, atol=1e-4)
+
+
+def test_recomputed_activations_change_nothing(tokenizer, uneven, tmp_path):
+    (weights, _), (again, _) = (
+        train(tokenizer, uneven, tmp_path / str(on), activation_checkpointing=on) for on in (False, True)
+    )
+    for name, weight in weights.items():
+        torch.testing.assert_close(again[name], weight, rtol=0, atol=1e-5)
 
 
 def test_the_loss_of_a_step_is_the_mean_over_its_label_tokens(tokenizer, uneven, tmp_path):
@@ -162,12 +172,11 @@ def test_the_order_follows_steps_and_seed():
 )
 def test_the_global_batch_is_kept(monkeypatch, world, batch, micro, shape):
     monkeypatch.setenv("WORLD_SIZE", str(world))
-    config = TrainingConfig(train_batch_size=batch, per_device_train_batch_size=micro)
-    assert batch_shape(config) == shape
+    assert batch_shape(TrainingConfig(train_batch_size=batch), micro) == shape
     assert shape[0] * shape[1] * world == batch
 
 
 def test_an_uneven_share_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(UserError, match="cannot be shared by 4 processes"):
-        batch_shape(TrainingConfig(train_batch_size=6))
+        batch_shape(TrainingConfig(train_batch_size=6), 1)
