@@ -55,10 +55,17 @@ class Chat:
         self._specials = sorted({*tokenizer.all_special_tokens, *added}, key=len, reverse=True)
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
-        """The template's text for a conversation."""
+        """The template's text for a conversation.
+
+        Raises:
+            UserError: The template fails, or refuses the conversation: some take no system prompt.
+        """
         turns = [{"role": message.role, "content": message.content} for message in messages]
-        text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt)
-        return str(text)
+        render = self.tokenizer.apply_chat_template
+        try:
+            return str(render(turns, tokenize=False, add_generation_prompt=add_generation_prompt))
+        except Exception as error:  # jinja raises whatever the template raises
+            raise UserError(f"the chat template fails: {error}", where="chat template") from error
 
     def prompt(self, messages: Sequence[Message]) -> str:
         """What the model is given before it answers.
@@ -110,11 +117,8 @@ class Chat:
     def end_of_turn(self) -> str:
         """The token with which the template ends an assistant's turn; the EOS token if it uses none."""
         probe = (Message("user", "a"), Message("assistant", "b"))
-        try:
-            given = self.render(probe[:1], add_generation_prompt=True)
-            tail = self.render(probe)[len(given) :]
-        except Exception as error:  # jinja raises whatever the template raises
-            raise UserError(f"the chat template fails: {error}", where="chat template") from error
+        given = self.render(probe[:1], add_generation_prompt=True)
+        tail = self.render(probe)[len(given) :]
         tail = tail[tail.rfind("b") + 1 :]
         tokens = {*self._specials, *self.tokenizer.get_added_vocab()}
         found = [(tail.find(token), token) for token in tokens if token in tail]

@@ -70,6 +70,9 @@ def load_yaml(text: str, where: str) -> dict[str, Any]:
         line = f" line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "not valid YAML"
         raise UserError(f"not valid YAML: {problem}", where=f"{where}{line}") from error
+    except (ValueError, AttributeError, IndexError, TypeError, RecursionError) as error:
+        # PyYAML lets through what Python says of a date such as 2026-13-45 or a number such as `!!int x`.
+        raise UserError(f"not valid YAML: {str(error).splitlines()[0]}", where=where) from error
     if value is None:
         return {}
     if not isinstance(value, dict):

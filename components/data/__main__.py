@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.common.config import check_sections, merge_configs, parse_overrides, read_config_file, validate
-from components.common.entry import guarded, input_pair, quiet_libraries, run_plan
+from components.common.entry import guarded, importing, input_pair, quiet_libraries, run_plan
 from components.common.errors import UserError
 from components.common.logs import say
 from components.common.stage import make_plan
@@ -40,7 +40,8 @@ def _main(arguments: argparse.Namespace) -> int:
         if plan.finished():
             say(plan.spec.name, f"finished before: {plan.uri}")
             continue
-        from components.data.stage import run
+        with importing():
+            from components.data.stage import run
 
         run_plan(plan, functools.partial(run, task))
     return 0

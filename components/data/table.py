@@ -59,8 +59,14 @@ class TokenTable:
             return ids
         return np.where(self.trained[self.offsets[index] : self.offsets[index + 1]], ids, -100)
 
+    def row_lengths(self) -> NDArray[np.int64]:
+        """Tokens in each packed row, shape (rows,)."""
+        if self.rows is None:
+            raise InputError("the dataset is not packed")
+        return np.add.reduceat(self.lengths[self.rows.order], self.rows.offsets[:-1])
+
     def packed(self, row: int) -> dict[str, list[int]]:
-        """A packed row as TRL's trainers read it: `input_ids`, `labels`, `seq_lengths`."""
+        """A packed row: `input_ids` and `labels` of its sequences one after the other, and their `seq_lengths`."""
         if self.rows is None:
             raise InputError("the dataset is not packed")
         sequences = self.rows.row(row).tolist()

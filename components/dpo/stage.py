@@ -7,15 +7,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from transformers import TrainerCallback
 from trl import DPOConfig
 
 from components.common.answers import Answers, Exchange, answer_exchanges
 from components.common.causal import CausalLM, Sample, build_causal_lm, join_samples, save_causal_lm
-from components.common.curves import Curves
-from components.common.device import DevicePolicy
 from components.common.evaluation import PairScores, gain_interval, sequence_log_probs
 from components.common.stage import Job, Result
-from components.common.trainer import StageCallback, start_training, trainer_arguments, training_order
+from components.common.trainer import Training, run_trainer, training_order
 from components.data.pairs import Pairs
 from components.data.table import read_jsonl
 from components.dpo.config import DpoConfig
@@ -78,7 +77,7 @@ def run(job: Job[DpoConfig]) -> Result:
     with model.model.disable_adapter():
         reference = log_probs(job, model, data)
     before = evaluate(job, model, data, reference)
-    train(job, model, data)
+    train(job, model, data, reference)
     after = evaluate(job, model, data, reference)
     return save(job, model, data, before, after)
 
@@ -99,23 +98,30 @@ def build_model(job: Job[DpoConfig]) -> CausalLM:
     return build_causal_lm(job)
 
 
-def train(job: Job[DpoConfig], model: CausalLM, data: Data) -> None:
+def train(job: Job[DpoConfig], model: CausalLM, data: Data, reference: LogProbs) -> None:
     """Trains the adapter with TRL's DPOTrainer."""
-    with Curves(job.work, job.name) as curves:
-        trainer = PairTrainer(
+    order = training_order(job, len(data.train))
+
+    def trainer(arguments: dict[str, Any], callback: TrainerCallback) -> PairTrainer:
+        return PairTrainer(
             model=model.model,
-            args=dpo_arguments(job, model.policy),
-            train_dataset=pair_dataset(data.train, training_order(job, len(data.train))),
+            args=dpo_arguments(job, arguments),
+            train_dataset=pair_dataset(data.train, order),
             processing_class=model.tokenizer,
-            callbacks=[StageCallback(job, curves)],
+            callbacks=[callback],
         )
-        start_training(trainer)
+
+    def heldout_loss() -> float:
+        return implicit_rewards(job, data, log_probs(job, model, data), reference).metrics()["loss"]
+
+    lengths = np.maximum(data.train.chosen.lengths, data.train.rejected.lengths)
+    run_trainer(Training(job, model.policy, model.model, order, lengths, trainer, heldout_loss))
 
 
-def dpo_arguments(job: Job[DpoConfig], policy: DevicePolicy) -> DPOConfig:
+def dpo_arguments(job: Job[DpoConfig], arguments: dict[str, Any]) -> DPOConfig:
     """TRL's configuration."""
     return DPOConfig(
-        **trainer_arguments(job, policy),
+        **arguments,
         max_length=None,  # the data step has cut the prompts; TRL would cut the answers
         beta=job.config.beta,
         loss_type=[job.config.loss_type],
@@ -126,15 +132,19 @@ def dpo_arguments(job: Job[DpoConfig], policy: DevicePolicy) -> DPOConfig:
 
 def evaluate(job: Job[DpoConfig], model: CausalLM, data: Data, reference: LogProbs) -> Measured:
     """Measures the policy against the reference on the held-out pairs and answers their prompts."""
-    config, policy, heldout = job.config, log_probs(job, model, data), data.heldout
-    scores = PairScores(
-        config.beta * (policy.chosen - reference.chosen),
-        config.beta * (policy.rejected - reference.rejected),
-        heldout.chosen.lengths,
-        heldout.rejected.lengths,
+    policy = log_probs(job, model, data)
+    answers = answer_exchanges(model, data.exchanges, job.config.max_new_tokens, job.config.num_samples)
+    return Measured(implicit_rewards(job, data, policy, reference), policy, answers)
+
+
+def implicit_rewards(job: Job[DpoConfig], data: Data, policy: LogProbs, reference: LogProbs) -> PairScores:
+    """What the policy's answers would score under the reward model that it is, β · log(policy / reference)."""
+    return PairScores(
+        job.config.beta * (policy.chosen - reference.chosen),
+        job.config.beta * (policy.rejected - reference.rejected),
+        data.heldout.chosen.lengths,
+        data.heldout.rejected.lengths,
     )
-    answers = answer_exchanges(model, data.exchanges, config.max_new_tokens, config.num_samples)
-    return Measured(scores, policy, answers)
 
 
 def log_probs(job: Job[DpoConfig], model: CausalLM, data: Data) -> LogProbs:

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from components.common.artifacts import hash_file
-from components.common.chat import Chat
 from components.common.errors import InputError, UserError
 from components.common.logs import say
 from components.common.stage import Job, Result, find_input, split_uri
 from components.common.store import local_path
-from components.common.tokenizer import prepare_tokenizer, tokenizer_identity
+from components.common.tokenizer import prepare_tokenizer, stop_token_ids, tokenizer_identity
 from components.prepare.config import ModelConfig
 
 SCRATCH = "scratch"
@@ -117,8 +116,7 @@ def _save(job: Job[ModelConfig], model: Any, tokenizer: Any) -> Result:
     model.config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     # Whoever serves the model must stop where it was taught to.
-    stops = {tokenizer.eos_token_id: None, Chat(tokenizer).end_of_turn_id: None}
-    model.generation_config.eos_token_id = list(stops)
+    model.generation_config.eos_token_id = stop_token_ids(tokenizer)
     model.save_pretrained(job.out)
     tokenizer.save_pretrained(job.out)
     parameters = sum(weight.numel() for weight in model.parameters())

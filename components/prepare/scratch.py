@@ -55,9 +55,7 @@ def make(job: Job[ModelConfig]) -> Result:
         tokenizer.save_pretrained(shape)
         make_config(job.config.scratch, tokenizer).save_pretrained(shape)
         make_dataset(documents, tokenizer, job.config.scratch, dataset)
-        result = _train(job, shape, dataset)
-        _add_generation_config(job.out, tokenizer)
-    return result
+        return _train(job, shape, dataset)
 
 
 def make_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
@@ -134,9 +132,3 @@ def _texts(folder: Path) -> Iterable[str]:
     # A sample is enough to find the frequent pieces, and BPE training is what takes time here.
     picked = np.random.default_rng(0).permutation(len(rows))[:20000]
     return [rows[i] for i in picked]
-
-
-def _add_generation_config(folder: Path, tokenizer: Any) -> None:
-    from transformers import GenerationConfig
-
-    GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id).save_pretrained(folder)

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from components.common.device import DevicePolicy
 from components.common.errors import InputError
 from components.common.evaluation import autocast, backbone, head_logits, last_token_scores
+from components.rl.text_reward import TextReward
 
 Role = Literal["policy", "critic", "reward", "reference"]
 
@@ -29,24 +31,28 @@ class Roles:
     Args:
         model: A PEFT model on the base with adapters `policy`, `critic` and, unless there is a separate reward model,
             `reward`.
-        value_head: From a hidden state to a value; float32.
+        value_head: From a hidden state to a value; float32. None where there is no critic.
         score_head: Weight of the reward's head, shape (1, hidden); float32.
         policy: Device and type.
         temperature: Divides the logits.
         separate_reward: A reward model of its own, for a reward that stands on another base.
+        text_reward: A reward model with another tokenizer; `scores` is then not to be used.
     """
 
     def __init__(
         self,
         model: Any,
-        value_head: nn.Linear,
+        value_head: nn.Linear | None,
         score_head: Tensor,
         policy: DevicePolicy,
         temperature: float,
         separate_reward: Any = None,
+        text_reward: TextReward | None = None,
     ) -> None:
         self.model, self.value_head, self.score_head = model, value_head, score_head
         self.device_policy, self._temperature, self._separate = policy, temperature, separate_reward
+        self.text_reward = text_reward
+        self._layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
         self._active: Role | None = None
 
     @contextmanager
@@ -61,22 +67,34 @@ class Roles:
         self._active = role
         try:
             with autocast(self.device_policy):
-                if role == "reference":
-                    with self.model.disable_adapter():
-                        yield self.model
-                elif role == "reward" and self._separate is not None:
+                if role == "reward" and self._separate is not None:
                     yield self._separate
                 else:
-                    self.model.set_adapter(role)
+                    self._switch(role)
                     yield self.model
         finally:
             self._active = None
+
+    def _switch(self, role: Role) -> None:
+        # Layer by layer: the whole model's `disable_adapter` first takes stock of all parameters, at every call.
+        for layer in self._layers:
+            if role == "reference":
+                layer.enable_adapters(False)
+            else:
+                if layer.disable_adapters:
+                    layer.enable_adapters(True)
+                layer.set_adapter(role, inference_mode=role == "reward")
+
+    @property
+    def trained(self) -> tuple[Literal["policy", "critic"], ...]:
+        """The roles that learn."""
+        return ("policy",) if self.value_head is None else ("policy", "critic")
 
     def parameters(self, role: Literal["policy", "critic"]) -> list[nn.Parameter]:
         """A role's trainable parameters."""
         mark = f".{role}."
         own = [parameter for name, parameter in self.model.named_parameters() if mark in name]
-        return own + list(self.value_head.parameters()) if role == "critic" else own
+        return own + list(self.value_head.parameters()) if role == "critic" and self.value_head is not None else own
 
     def logprobs(self, ids: Tensor, mask: Tensor, written: Tensor) -> Tensor:
         """Log-probabilities of the written tokens under the active role.
@@ -96,15 +114,16 @@ class Roles:
 
     def values(self, ids: Tensor, mask: Tensor, written: Tensor) -> Tensor:
         """The active role's value of the state before each written token, shape (written tokens,)."""
+        assert self.value_head is not None  # no critic, no values
         hidden = self._hidden(self.model, ids, mask)[:, :-1][written[:, 1:]]
         with torch.autocast(hidden.device.type, enabled=False):
             values: Tensor = self.value_head(hidden.float()).squeeze(-1)
         return values
 
     def scores(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """The reward model's score of each row, at its last token, shape (rows,)."""
-        with self.use("reward") as model:
-            return last_token_scores(model, ids, mask, self.score_head)
+        """The reward model's score of each row, at its last token, shape (rows,); the active role must be `reward`."""
+        model = self.model if self._separate is None else self._separate
+        return last_token_scores(model, ids, mask, self.score_head)
 
     def _hidden(self, model: Any, ids: Tensor, mask: Tensor) -> Tensor:
         hidden: Tensor = backbone(model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
@@ -154,4 +173,6 @@ def read_adapter_config(folder: Path) -> Any:
 
     fields = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     kept = ("r", "lora_alpha", "use_rslora", "target_modules", "rank_pattern", "alpha_pattern")
-    return LoraConfig(task_type="CAUSAL_LM", lora_dropout=0.0, **{name: fields[name] for name in kept})
+    return LoraConfig(
+        task_type="CAUSAL_LM", lora_dropout=0.0, **{name: fields[name] for name in kept if name in fields}
+    )

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from components.common import distributed
+from components.common.chat import Message
 from components.common.evaluation import pad
 from components.common.generation import Sampling, generate
 from components.data.table import TokenTable, read_jsonl
@@ -29,6 +30,10 @@ class Prompts:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def messages(self, row: int) -> list[Message]:
+        """The conversation up to the completion."""
+        return [Message(turn["role"], turn["content"]) for turn in self.records[row]["messages"]]
 
     def question(self, row: int) -> str:
         """The last turn of a prompt."""

@@ -70,7 +70,7 @@ def build_model(job: Job[SftConfig]) -> CausalLM:
 
 def train(job: Job[SftConfig], model: CausalLM, data: Data) -> None:
     """Trains the adapter, or all parameters."""
-    train_packed(job, model.model, model.tokenizer, data.tables.train, model.policy)
+    train_packed(job, model.model, data.tables, model.policy)
 
 
 def evaluate(job: Job[SftConfig], model: CausalLM, data: Data) -> Measured:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from components.common.artifacts import Manifest
 from components.launcher.record import Run, StepRecord
@@ -57,17 +60,31 @@ class ToyRun:
 
 @pytest.fixture(scope="session")
 def toy_run(tmp_path_factory) -> ToyRun:
-    return _run(tmp_path_factory.mktemp("toy"), "first")
+    """Made once, also when several workers share the tests: the others wait."""
+    return _run(tmp_path_factory, "first")
 
 
 @pytest.fixture(scope="session")
-def toy_dpo(toy_run) -> ToyRun:
+def toy_dpo(toy_run, tmp_path_factory) -> ToyRun:
     """A run of the dpo pipeline in the same store."""
-    return _run(toy_run.store.parent, "dpo", str(ROOT / "pipelines" / "dpo.py"))
+    return _run(tmp_path_factory, "dpo", str(ROOT / "pipelines" / "dpo.py"))
 
 
-def _run(folder: Path, name: str, *arguments: str) -> ToyRun:
-    result = rlhf("run", *arguments, "--preset", TOY, "--run-id", name, cwd=folder)
-    assert result.returncode == 0, result.stdout + result.stderr
+@pytest.fixture
+def run_of(request) -> Callable[[str], ToyRun]:
+    """The run that has a stage."""
+    return lambda stage: request.getfixturevalue("toy_dpo" if stage == "dpo" else "toy_run")
+
+
+def _run(tmp_path_factory, name: str, *arguments: str) -> ToyRun:
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "toy"
+    folder.mkdir(exist_ok=True)
+    output = folder / f"{name}.txt"
+    with FileLock(folder / "lock"):
+        if not output.exists():
+            result = rlhf("run", *arguments, "--preset", TOY, "--run-id", name, cwd=folder)
+            assert result.returncode == 0, result.stdout + result.stderr
+            output.write_text(result.stdout)
     store = folder / "rlhf-store"
-    return ToyRun(store, Run.of_config(f"{store}/runs/{name}/config.yaml"), result.stdout)
+    return ToyRun(store, Run.of_config(f"{store}/runs/{name}/config.yaml"), output.read_text())

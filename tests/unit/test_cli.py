@@ -21,6 +21,9 @@ HELP = [
     ("-m", "pipelines.cli", "--help"),
     ("-m", "pipelines.cli", "run", "--help"),
     ("-m", "pipelines.cli", "submit", "--help"),
+    ("-m", "pipelines.cli", "generate", "--help"),
+    ("-m", "pipelines.cli", "score", "--help"),
+    ("-m", "pipelines.cli", "chat", "--help"),
     ("-m", "pipelines.cli.kfp_command", "run", "submit", "--help"),
     *(("-m", f"components.{stage}", "--help") for stage in STAGES),
 ]
@@ -83,6 +86,7 @@ def test_help_is_instant(command):
 
 def test_nothing_heavy_is_imported_before_it_is_needed():
     modules = ["components", "components.common.entry", "components.launcher.steps", "components.prepare.config"]
+    modules += ["pipelines.cli.generate", "pipelines.cli.score", "pipelines.cli.chat", "components.inference.source"]
     heavy = ("torch", "transformers", "trl", "kfp")
     program = f"import sys, {', '.join(modules)}; print([m for m in {heavy} if m in sys.modules])"
     assert python("-c", program).stdout == "[]\n"

@@ -17,6 +17,7 @@ from components.common.causal import CausalLM
 from components.common.device import device_policy
 from components.common.evaluation import sequence_log_probs
 from components.common.models import float32_trainables, lora_config
+from components.common.trainer import trainer_arguments
 from components.common.training import LoraSettings
 from components.data.pairs import Pairs
 from components.data.table import build_table
@@ -64,7 +65,7 @@ def make_trainer(model, pairs, folder, **settings):
     job = FakeJob(DpoConfig(**settings), folder)
     return PairTrainer(
         model=model.model,
-        args=dpo_arguments(job, POLICY),
+        args=dpo_arguments(job, trainer_arguments(job, POLICY, job.config.per_device_train_batch_size)),
         train_dataset=pair_dataset(pairs, np.arange(len(pairs))),
         processing_class=model.tokenizer,
     )
@@ -178,9 +179,10 @@ def trained(tokenizer, pairs, folder, **settings):
     """Curves, adapter and base weights after four steps."""
     model = adapted(tokenizer)
     fields = {"max_steps": 4, "train_batch_size": 12, "learning_rate": 1e-2, "beta": B, "logging_steps": 4}
-    job = FakeJob(DpoConfig(**{**fields, **settings}), folder)
-    train(job, model, Data(pairs, pairs, []))
-    curves = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    job = FakeJob(DpoConfig(**{**fields, **settings}), folder / "run")
+    data = Data(pairs, pairs, [])
+    train(job, model, data, log_probs(job, model, data))
+    curves = [json.loads(line) for line in (job.work / "metrics.jsonl").read_text().splitlines()]
     return curves, {name: p.detach().clone() for name, p in model.model.named_parameters()}
 
 

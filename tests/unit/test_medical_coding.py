@@ -140,6 +140,8 @@ def test_answers_are_among_the_values(entries: dict[str, Entry]) -> None:
 def test_questions_hold_the_code_and_not_the_answer(entries: dict[str, Entry]) -> None:
     entry = entries["S52.521G"]
     assert KINDS["side"].ask(entry) == "S52.521G: which side?"
+    assert KINDS["side"].ask(entry, with_text=True) == f"S52.521G {entry.text}: which side?"
+    assert KINDS["text"].ask(entry, with_text=True) == KINDS["text"].ask(entry)
     asked = KINDS["text"].ask(entry)
     assert asked == "S52.521: Torus fracture of lower end of right radius. S52.521G: which text?"
 
