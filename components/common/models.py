@@ -54,7 +54,7 @@ def new_causal_lm(folder: Path, policy: DevicePolicy) -> Any:
 
     try:
         config = AutoConfig.from_pretrained(folder)
-        return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").to(policy.device)
+        return AutoModelForCausalLM.from_config(config).to(policy.device)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"no model can be made from config.json: {error}", where=str(folder)) from error
 
@@ -104,9 +104,8 @@ def _load(
     level = logging.get_verbosity()
     logging.set_verbosity_error()  # it reports the missing score head as a fault; the check below is stricter
     try:
-        model, info = kind.from_pretrained(
-            folder, dtype=dtype, attn_implementation="sdpa", output_loading_info=True, **kwargs
-        )
+        # Attention is left to transformers: sdpa where the family has it, eager where not (bloom).
+        model, info = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True, **kwargs)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise InputError(f"cannot be loaded: {error}", where=str(folder)) from error
     finally:

@@ -18,12 +18,11 @@ from components.common.stage import Job, Result
 from components.common.tokenizer import load_tokenizer, tokenizer_identity
 from components.data.config import PartConfig, PretrainPart, RewardPart, RlPart, SftPart
 from components.data.model_facts import ModelFacts, read_model_facts
-from components.data.pack import one_each, pack
 from components.data.readers import read_rows
 from components.data.records import Conversation, Document, Preference, Prompt, Record, Task
 from components.data.sources import readable
 from components.data.split import Collection, Side
-from components.data.table import TokenTable, build_table, split_long, write_jsonl
+from components.data.table import TokenTable, build_table, in_rows, split_long, write_jsonl
 from components.data.tokenise import (
     Pair,
     Rejected,
@@ -79,7 +78,7 @@ def _pretrain(job: Job[PretrainPart], chat: Chat, records: Records, model: Model
     report: dict[str, Any] = {"rejected": rejected, "truncated": 0}
     for side, split in splits.items():
         table = split_long(build_table(split.rows, model.vocab_size), length)
-        report |= _write(job.out / side, _packed(table, length if model.can_pack else None), side, length)
+        report |= _write(job.out / side, in_rows(table, length if model.can_pack else None), side, length)
     write_jsonl(job.out / "heldout" / "rows.jsonl", splits["heldout"].records)
     return report
 
@@ -94,7 +93,7 @@ def _sft(job: Job[SftPart], chat: Chat, records: Records, model: ModelFacts) -> 
     report: dict[str, Any] = {"rejected": rejected, "truncated": _truncated(splits)}
     for side, split in splits.items():
         table = build_table(split.rows, model.vocab_size)
-        packed = _packed(table, config.max_length if config.packing and model.can_pack else None)
+        packed = in_rows(table, config.max_length if config.packing and model.can_pack else None)
         report |= _write(job.out / side, packed, side, config.max_length)
     write_jsonl(job.out / "heldout" / "rows.jsonl", splits["heldout"].records)
     return report
@@ -185,11 +184,6 @@ def _chunks(items: Iterable[Row]) -> Iterator[list[Row]]:
             chunk = []
     if chunk:
         yield chunk
-
-
-def _packed(table: TokenTable, capacity: int | None) -> TokenTable:
-    rows = one_each(len(table)) if capacity is None else pack(table.lengths, capacity)
-    return TokenTable(table.tokens, table.offsets, table.trained, rows)
 
 
 def _write(folder: Path, table: TokenTable, side: Side, max_length: int) -> dict[str, Any]:
