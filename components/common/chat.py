@@ -114,7 +114,7 @@ class Chat:
             given = self.render(probe[:1], add_generation_prompt=True)
             tail = self.render(probe)[len(given) :]
         except Exception as error:  # jinja raises whatever the template raises
-            raise UserError(f"the chat template fails: {error}", where="chat template") from error
+            raise UserError(f"fails: {error}", where="chat template", hint="give another model.chat_template") from error
         tail = tail[tail.rfind("b") + 1 :]
         tokens = {*self._specials, *self.tokenizer.get_added_vocab()}
         found = [(tail.find(token), token) for token in tokens if token in tail]

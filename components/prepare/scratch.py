@@ -123,11 +123,11 @@ def _shape(scratch: ScratchModel) -> dict[str, Any]:
 
 def make_dataset(documents: Path, tokenizer: Any, scratch: ScratchModel, folder: Path, *, can_pack: bool) -> None:
     """Writes training rows, packed if the model can tell the documents of a row apart, and held-out sequences."""
-    collection = Collection(read_rows(str(documents)), "pretrain", scratch.heldout, scratch.split_by)
+    collection = Collection([read_rows(str(documents))], "pretrain", scratch.heldout, scratch.split_by)
     sides: dict[Side, list[Document]] = {"train": [], "heldout": []}
-    for side, record in collection:
-        assert isinstance(record, Document)
-        sides[side].append(record)
+    for placed in collection:
+        assert isinstance(placed.record, Document)
+        sides[placed.side].append(placed.record)
     for name, found in sides.items():
         table = build_table(tokenise_documents(tokenizer, found), len(tokenizer))
         table = split_long(table, scratch.max_length)

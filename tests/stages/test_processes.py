@@ -8,6 +8,7 @@ from tests.support.commands import python
 
 SETTINGS = {
     "sft": ["sft.max_steps=6", "sft.logging_steps=1", "sft.train_batch_size=8"],
+    "reward": ["reward.max_steps=4", "reward.logging_steps=1"],
     "rl": ["rl.max_steps=3"],
 }
 

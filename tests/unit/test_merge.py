@@ -55,8 +55,8 @@ class Pair:
     dtype: torch.dtype = torch.float32
 
 
-def save_tokenizer(folder: Path) -> None:
-    vocabulary = {f"w{number}": number for number in range(VOCABULARY)}
+def save_tokenizer(folder: Path, size: int = VOCABULARY) -> None:
+    vocabulary = {f"w{number}": number for number in range(size)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="w0"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="w1", eos_token="w2", unk_token="w0")
@@ -256,6 +256,17 @@ def test_language_model_folder(tmp_path: Path) -> None:
     assert "generation_config.json" in files
     for name in files - {"model.safetensors"}:
         assert (out / name).read_bytes() == (pair.base / name).read_bytes()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_embedding_rows_without_a_token_stay(family: str, tmp_path: Path) -> None:
+    """Bases have more rows than tokens, for speed or for later; a merge that cut them off would change the shapes."""
+    pair = make_pair(tmp_path, family)
+    save_tokenizer(pair.base, VOCABULARY - 20)
+    merge(pair, tmp_path / "merged")
+    model = load(tmp_path / "merged", "CAUSAL_LM")
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "merged")) == VOCABULARY - 20
+    assert model.get_input_embeddings().num_embeddings == model.config.vocab_size == VOCABULARY
 
 
 @pytest.mark.parametrize(
