@@ -66,7 +66,7 @@ class Chat:
             return str(render(turns, tokenize=False, add_generation_prompt=add_generation_prompt))
         except Exception as error:  # jinja raises whatever the template raises
             raise UserError(
-                f"fails: {error}", where="chat template", hint="give another model.chat_template"
+                f"the chat template fails: {error}", where="chat template", hint="give another model.chat_template"
             ) from error
 
     def prompt(self, messages: Sequence[Message]) -> str:

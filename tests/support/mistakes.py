@@ -197,7 +197,7 @@ def _own_code(folder: Path) -> None:
 def _uneven(kit: Kit) -> int:
     os.environ["WORLD_SIZE"] = "4"
     try:
-        return guarded(lambda: batch_shape(TrainingConfig(train_batch_size=6))[0])
+        return guarded(lambda: batch_shape(TrainingConfig(train_batch_size=6), 1)[0])
     finally:
         del os.environ["WORLD_SIZE"]
 
