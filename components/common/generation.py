@@ -113,11 +113,11 @@ def _decode(
     policy: DevicePolicy,
     emit: Callable[[int, int], None] | None,
 ) -> list[Ids]:
-    from transformers import DynamicCache
+    from components.common.kv_cache import roomy_cache
 
     device = policy.device
     ids, mask = left_pad(prompts, device)
-    cache = DynamicCache(config=backbone(model).config)
+    cache = roomy_cache(backbone(model).config, room=sampling.max_new_tokens - 1)
     uniform = [_uniform_numbers(sampling, key) for key in keys]
     limits = [sampling.limit(prompt) for prompt in prompts]
     alive = list(range(len(prompts)))

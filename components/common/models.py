@@ -57,8 +57,8 @@ def new_causal_lm(folder: Path, policy: DevicePolicy) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
-        config = AutoConfig.from_pretrained(folder)
-        return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").to(policy.device)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        return AutoModelForCausalLM.from_config(config).to(policy.device)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"no model can be made from config.json: {error}", where=str(folder)) from error
 
@@ -138,8 +138,9 @@ def _load(
     level = logging.get_verbosity()
     logging.set_verbosity_error()  # it reports the missing score head as a fault; the check below is stricter
     try:
+        # Attention is left to transformers: sdpa where the family has it, eager where not (bloom).
         model, info = kind.from_pretrained(
-            folder, dtype=dtype, attn_implementation="sdpa", output_loading_info=True, **kwargs
+            folder, dtype=dtype, output_loading_info=True, trust_remote_code=False, **kwargs
         )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise InputError(f"cannot be loaded: {error}", where=str(folder)) from error

@@ -191,7 +191,9 @@ def try_longest(training: Training, rows: int) -> None:
     def loss() -> torch.Tensor:
         batch = trainer.data_collator([trainer.train_dataset[int(row)] for row in longest])
         with autocast(training.policy):
-            value: torch.Tensor = trainer.compute_loss(training.model, trainer._prepare_inputs(batch))
+            inputs = trainer._prepare_inputs(batch)
+            tokens = torch.ones((), device=training.policy.device)
+            value: torch.Tensor = trainer.compute_loss(training.model, inputs, num_items_in_batch=tokens)
         return value
 
     try_gradients(training.model, loss)

@@ -22,7 +22,7 @@ class LoraSettings(Config):
 
 
 class TrainingConfig(Config):
-    """What pretrain, sft and reward have in common."""
+    """What pretrain, sft, reward and dpo have in common."""
 
     enabled: Annotated[bool, Neutral()] = Field(True, description="off: the stage hands its input on")
     lora: LoraSettings | None = Field(LoraSettings(), description="null: train all parameters")
@@ -35,7 +35,7 @@ class TrainingConfig(Config):
     num_train_epochs: float = Field(1.0, gt=0)
     max_steps: int = Field(-1, description="optimizer steps; -1: as many as num_train_epochs makes")
     train_batch_size: int = Field(
-        16, ge=1, description="rows (pairs for reward) in an optimizer step, over all processes"
+        16, ge=1, description="rows (pairs for reward and dpo) in an optimizer step, over all processes"
     )
     per_device_train_batch_size: Annotated[int, Neutral()] = Field(
         1, ge=1, description="rows that one process computes at a time; accumulation makes up the rest"

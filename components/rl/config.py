@@ -75,7 +75,7 @@ class RlConfig(Config):
     temperature: float = Field(1.0, gt=0, description="divides the logits, in sampling and in scoring alike")
     num_ppo_epochs: int = Field(2, ge=1, description="passes over a rollout batch")
     num_mini_batches: int = Field(2, ge=1, description="optimizer steps a pass")
-    per_device_train_batch_size: Annotated[int, Neutral()] = Field(16, ge=1, description="completions computed at once")
+    per_device_train_batch_size: Annotated[int, Neutral()] = Field(8, ge=1, description="completions computed at once")
     learning_rate: float = Field(5e-5, gt=0)
     critic_learning_rate: float = Field(1e-4, gt=0)
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
@@ -136,7 +136,7 @@ SPEC = StageSpec(
         "model": InputSpec(("model",)),
         "reward": InputSpec(("adapter", "reward_model")),
         "reward_model": InputSpec(("reward_model",), required=False),
-        "dataset": InputSpec(("dataset",)),
+        "dataset": InputSpec(("dataset",), made_by="data-rl"),
     },
     main_metric="reward",
 )

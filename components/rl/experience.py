@@ -94,10 +94,14 @@ def minibatches(config: RlConfig, step: int, epoch: int, seed: int) -> list[list
     return [[int(i) for i in part] for part in np.split(order, config.num_mini_batches)]
 
 
-def micro_batches(minibatch: Sequence[int], size: int) -> list[Sequence[int]]:
-    """This process's share of a minibatch, in pieces that fit its memory."""
-    share = distributed.shard(minibatch)
-    return [share[i : i + size] for i in range(0, len(share), size)]
+def micro_batches(rollout: Rollout, rows: Sequence[int], size: int) -> list[list[int]]:
+    """This process's share of some completions, in pieces that fit its memory.
+
+    A piece's sequences are of like length, so that little of it is padding.
+    """
+    by_length = sorted(rows, key=lambda row: -len(rollout.sequences[row]))
+    share = distributed.shard(by_length)
+    return [list(share[i : i + size]) for i in range(0, len(share), size)]
 
 
 def gather_experience(setup: Setup, rollout: Rollout, beta: float, step: int) -> Experience:
@@ -108,9 +112,9 @@ def gather_experience(setup: Setup, rollout: Rollout, beta: float, step: int) ->
     """
     roles, config = setup.roles, setup.config
     pieces = [
-        list(piece)
+        piece
         for minibatch in minibatches(config, step, 0, setup.seed)
-        for piece in micro_batches(minibatch, config.per_device_train_batch_size)
+        for piece in micro_batches(rollout, minibatch, config.per_device_train_batch_size)
     ]
     logprobs = token_values(roles, rollout, pieces, "policy", roles.logprobs)
     reference = token_values(roles, rollout, pieces, "reference", roles.logprobs)
@@ -128,7 +132,7 @@ def gather_experience(setup: Setup, rollout: Rollout, beta: float, step: int) ->
 def token_values(
     roles: Roles,
     rollout: Rollout,
-    pieces: Sequence[Sequence[int]],
+    pieces: Sequence[list[int]],
     role: Role,
     compute: Callable[[Tensor, Tensor, Tensor], Tensor],
 ) -> Tensor:
@@ -146,12 +150,12 @@ def token_values(
     """
     device = roles.device_policy.device
     results = torch.zeros_like(rollout.mask)
-    with torch.no_grad(), roles.use(role):
+    with torch.inference_mode(), roles.use(role):
         for rows in pieces:
             flat = compute(*rollout.batch(rows, device)).float().cpu()
             part = torch.zeros(len(rows), rollout.mask.shape[1])
-            part[rollout.mask[list(rows)].bool()] = flat
-            results[list(rows)] = part
+            part[rollout.mask[rows].bool()] = flat
+            results[rows] = part
     # Every row was computed by one process and is zero on the others, so the sum is exact.
     return distributed.sum_over_ranks(results.to(device)).cpu()
 
@@ -176,10 +180,10 @@ def judge(setup: Setup, rollout: Rollout) -> Worth:
 def _scores(roles: Roles, rollout: Rollout, size: int) -> NDArray[np.float64]:
     device = roles.device_policy.device
     results = torch.zeros(len(rollout))
-    with torch.no_grad():
-        for rows in micro_batches(range(len(rollout)), size):
+    with torch.inference_mode(), roles.use("reward"):
+        for rows in micro_batches(rollout, range(len(rollout)), size):
             ids, mask, _ = rollout.batch(rows, device)
-            results[list(rows)] = roles.scores(ids, mask).float().cpu()
+            results[rows] = roles.scores(ids, mask).float().cpu()
     return distributed.sum_over_ranks(results.to(device)).cpu().double().numpy()
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from components.common import distributed
@@ -44,6 +45,43 @@ def learn(job: Job[RlConfig], setup: Setup, rows: Sequence[int], stop: int) -> N
         loop.run(job.name, found.step if found else 0)
 
 
+def make_step(
+    setup: Setup,
+    learner: Learner,
+    rows: Sequence[int],
+    stop: int,
+    step: int,
+    pause: Callable[[], None] = lambda: None,
+) -> tuple[Experience, dict[str, Any]]:
+    """Rolls out one batch, scores it and learns from it.
+
+    Args:
+        setup: What stays the same from batch to batch.
+        learner: What changes.
+        rows: Prompts to choose from.
+        stop: The token that ends a turn.
+        step: Number of the batch, from 0.
+        pause: Called where the step may still be given up, because nothing has been learnt yet.
+
+    Returns:
+        The batch, and what is worth watching.
+    """
+    config = setup.config
+    chosen = prompt_rows(rows, step, config.rollout_batch_size // config.num_generations, setup.seed)
+    sampling = Sampling(config.max_completion_length, (stop,), config.temperature, setup.seed, step)
+    rollout = roll_out(setup.roles, setup.prompts, chosen, sampling, config.num_generations, config.eval_tokens)
+    pause()
+    experience = gather_experience(setup, rollout, learner.controller.beta, step)
+    pause()
+    values = {
+        **summary(experience),
+        "lr": learner.optimizers.scheduler.get_last_lr()[0],
+        **update(setup.roles, experience, learner.optimizers, config, step, setup.seed),
+    }
+    learner.controller.update(values["kl"], len(rollout))
+    return experience, values
+
+
 class Loop:
     """One rollout batch after the other.
 
@@ -78,7 +116,9 @@ class Loop:
         shown = ("reward", *(f.name for f in self._setup.functions), "kl", "policy_loss", *critic, "lr")
         progress = Progress(name, config.max_steps, start, every=config.logging_steps)
         for step in range(start, config.max_steps):
-            experience, values = self._make(step)
+            pause = partial(self._end_if_asked, step)
+            experience, values = make_step(self._setup, self._learner, self._rows, self._stop, step, pause)
+            self._tokens += sum(map(len, experience.rollout.sequences))
             done = step + 1
             self._curves.write(done, values)
             if done % config.logging_steps == 0:
@@ -95,23 +135,6 @@ class Loop:
             values = {"reward": worth.scores[i], **{name: values[i] for name, values in worth.functions.items()}}
             texts = {"prompt": setup.prompts.question(rollout.rows[i]), "answer": setup.decode(rollout.completions[i])}
             self._curves.write_text(step, {**texts, **{name: round(float(v), 4) for name, v in values.items()}})
-
-    def _make(self, step: int) -> tuple[Experience, dict[str, Any]]:
-        setup, config, learner = self._setup, self._setup.config, self._learner
-        rows = prompt_rows(self._rows, step, config.rollout_batch_size // config.num_generations, setup.seed)
-        sampling = Sampling(config.max_completion_length, (self._stop,), config.temperature, setup.seed, step)
-        rollout = roll_out(setup.roles, setup.prompts, rows, sampling, config.num_generations, config.eval_tokens)
-        self._end_if_asked(step)  # a step may be long, and until the update nothing has changed
-        experience = gather_experience(setup, rollout, learner.controller.beta, step)
-        self._end_if_asked(step)
-        values = {
-            **summary(experience),
-            "lr": learner.optimizers.scheduler.get_last_lr()[0],
-            **update(setup.roles, experience, learner.optimizers, config, step, setup.seed),
-        }
-        learner.controller.update(values["kl"], len(rollout))
-        self._tokens += sum(map(len, rollout.sequences))
-        return experience, values
 
     def _save(self, step: int) -> None:
         if distributed.is_main():

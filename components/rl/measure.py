@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from components.common import distributed
 from components.common.causal import Sample
 from components.common.generation import GREEDY, Sampling
-from components.rl.experience import Setup, Worth, judge, token_values
+from components.rl.experience import Setup, Worth, judge, micro_batches, token_values
 from components.rl.roles import Roles
 from components.rl.rollout import Rollout, roll_out
 
@@ -54,9 +53,8 @@ def measure(setup: Setup, rows: list[int], stop: int) -> Measured:
 
 def sequence_kl(roles: Roles, rollout: Rollout, size: int) -> NDArray[np.float64]:
     """Each completion's log-ratio of policy to reference, summed over its tokens: shape (completions,)."""
-    pieces = [list(range(i, min(i + size, len(rollout)))) for i in range(0, len(rollout), size)]
-    mine = distributed.shard(pieces)
-    policy = token_values(roles, rollout, mine, "policy", roles.logprobs)
-    reference = token_values(roles, rollout, mine, "reference", roles.logprobs)
+    pieces = micro_batches(rollout, range(len(rollout)), size)
+    policy = token_values(roles, rollout, pieces, "policy", roles.logprobs)
+    reference = token_values(roles, rollout, pieces, "reference", roles.logprobs)
     log_ratio: NDArray[np.float64] = ((policy - reference) * rollout.mask).sum(1).double().numpy()
     return log_ratio

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -51,6 +52,7 @@ class Roles:
         self.model, self.value_head, self.score_head = model, value_head, score_head
         self.device_policy, self._temperature, self._separate = policy, temperature, separate_reward
         self.text_reward = text_reward
+        self._layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
         self._active: Role | None = None
 
     @contextmanager
@@ -65,16 +67,23 @@ class Roles:
         self._active = role
         try:
             with autocast(self.device_policy):
-                if role == "reference":
-                    with self.model.disable_adapter():
-                        yield self.model
-                elif role == "reward" and self._separate is not None:
+                if role == "reward" and self._separate is not None:
                     yield self._separate
                 else:
-                    self.model.set_adapter(role)
+                    self._switch(role)
                     yield self.model
         finally:
             self._active = None
+
+    def _switch(self, role: Role) -> None:
+        # Layer by layer: the whole model's `disable_adapter` first takes stock of all parameters, at every call.
+        for layer in self._layers:
+            if role == "reference":
+                layer.enable_adapters(False)
+            else:
+                if layer.disable_adapters:
+                    layer.enable_adapters(True)
+                layer.set_adapter(role, inference_mode=role == "reward")
 
     @property
     def trained(self) -> tuple[Literal["policy", "critic"], ...]:
@@ -112,9 +121,9 @@ class Roles:
         return values
 
     def scores(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """The reward model's score of each row, at its last token, shape (rows,)."""
-        with self.use("reward") as model:
-            return last_token_scores(model, ids, mask, self.score_head)
+        """The reward model's score of each row, at its last token, shape (rows,); the active role must be `reward`."""
+        model = self.model if self._separate is None else self._separate
+        return last_token_scores(model, ids, mask, self.score_head)
 
     def _hidden(self, model: Any, ids: Tensor, mask: Tensor) -> Tensor:
         hidden: Tensor = backbone(model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state

@@ -35,7 +35,12 @@ class Optimizers:
 
         rates = {"policy": config.learning_rate, "critic": config.critic_learning_rate}
         groups: list[dict[str, Any]] = [{"params": roles.parameters(role), "lr": rates[role]} for role in roles.trained]
-        distributed.broadcast([parameter.data for group in groups for parameter in group["params"]])
+        trained = [parameter for group in groups for parameter in group["params"]]
+        distributed.broadcast([parameter.data for parameter in trained])
+        for parameter in trained:
+            # Gradients live as long as the parameters: made anew in every backward pass, they would settle in the gaps
+            # that activations leave, and the next pass's activations would find no gap large enough for them.
+            parameter.grad = torch.zeros_like(parameter)
         optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
         warmup = math.ceil(config.warmup_ratio * config.optimizer_steps)
         scheduler = get_scheduler(config.lr_scheduler_type, optimizer, warmup, config.optimizer_steps)
@@ -70,7 +75,7 @@ def update(
 def _step(
     roles: Roles, experience: Experience, optimizers: Optimizers, config: RlConfig, rows: Sequence[int]
 ) -> dict[str, float]:
-    pieces = [list(piece) for piece in micro_batches(rows, config.per_device_train_batch_size)]
+    pieces = micro_batches(experience.rollout, rows, config.per_device_train_batch_size)
     # Of the whole minibatch on all processes, so that gradients can be summed over processes as they are.
     tokens = float(experience.rollout.mask[list(rows)].sum())
     sums = _policy_gradients(roles, experience, optimizers.scaler, config, pieces, tokens)
@@ -151,7 +156,7 @@ def apply_gradients(roles: Roles, optimizers: Optimizers, max_grad_norm: float) 
     optimizers.scaler.step(optimizers.optimizer)
     optimizers.scaler.update()
     optimizers.scheduler.step()
-    optimizers.optimizer.zero_grad()
+    optimizers.optimizer.zero_grad(set_to_none=False)
     if not optimizers.scaler.is_enabled():
         return norms
     now = optimizers.scaler.get_scale()
@@ -163,7 +168,7 @@ def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
     """Adds the gradients of all processes, in one message."""
     if distributed.world_size() == 1:
         return
-    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     flat = distributed.sum_over_ranks(torch.cat([gradient.flatten() for gradient in gradients]))
-    for parameter, part in zip(parameters, flat.split([g.numel() for g in gradients]), strict=True):
-        parameter.grad = part.view_as(parameter).clone()
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))

@@ -56,8 +56,9 @@ def run(
 ) -> None:
     """Run a pipeline here, in processes of this machine.
 
-    PIPELINE.py is pipelines/rlhf.py by default. KEY=VALUE sets a parameter (seed=1) or overrides a field of the
-    configuration (sft.learning_rate=1e-4). A stage whose result is in the store is not run again.
+    PIPELINE.py is pipelines/rlhf.py by default; pipelines/dpo.py goes without a reward model. KEY=VALUE sets a
+    parameter (seed=1) or overrides a field of the configuration (sft.learning_rate=1e-4). A stage whose result is in
+    the store is not run again.
     """
     with reported():
         file, pairs = _split(arguments)

@@ -39,8 +39,8 @@ def submit(
 ) -> None:
     """Start a pipeline on Kubeflow Pipelines.
 
-    PIPELINE.py is pipelines/rlhf.py by default. KEY=VALUE sets a parameter (seed=1) or overrides a field of the
-    configuration (sft.learning_rate=1e-4).
+    PIPELINE.py is pipelines/rlhf.py by default; pipelines/dpo.py goes without a reward model. KEY=VALUE sets a
+    parameter (seed=1) or overrides a field of the configuration (sft.learning_rate=1e-4).
     """
     with reported():
         is_file = bool(arguments) and arguments[0].endswith(".py") and "=" not in arguments[0]

@@ -19,7 +19,7 @@ def test_generate_gives_the_answers_that_evaluate_gave(toy_run, tmp_path):
     generate_file(str(toy_run.folder("merge-rl")), str(source), tmp_path / "o.jsonl", Options(max_completion_length=8))
     answers = {row["messages"][-1]["content"]: row["completion"] for row in read(tmp_path / "o.jsonl")}
     samples = read(toy_run.folder("evaluate") / "samples.jsonl")
-    assert len(samples) == 8
+    assert len(samples) >= 8
     assert all(answers[sample["prompt"]] == sample["answer"] for sample in samples)
 
 

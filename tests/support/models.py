@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+
+from components.common.models import lora_targets, save_adapter
 
 FAMILIES = ("llama", "qwen2", "qwen3", "bloom")
 
@@ -48,3 +51,19 @@ def randomise_lora(model: Any, adapter: str, seed: int = 0, scale: float = 0.05)
         for name, parameter in model.named_parameters():
             if f"lora_B.{adapter}." in name:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+
+
+def save_reward_adapter(base: Path, folder: Path, pad_token_id: int, r: int = 4) -> Any:
+    """Saves a random reward adapter with a score head, as the reward stage saves it, and returns its model."""
+    from peft import LoraConfig, get_peft_model
+
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
+    model.config.pad_token_id = pad_token_id
+    targets = lora_targets(model)
+    config = LoraConfig(task_type="SEQ_CLS", r=r, target_modules=targets, modules_to_save=["score"])
+    model = get_peft_model(model, config)
+    randomise_lora(model, "default", seed=1)
+    with torch.no_grad():
+        model.get_base_model().score.modules_to_save["default"].weight.normal_(generator=torch.manual_seed(2))
+    save_adapter(model, folder, base="base")
+    return model.eval()

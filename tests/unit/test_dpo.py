@@ -9,6 +9,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+import transformers
 from peft import get_peft_model
 from pydantic import ValidationError
 
@@ -21,7 +22,7 @@ from components.common.training import LoraSettings
 from components.data.pairs import Pairs
 from components.data.table import build_table
 from components.data.tokenise import Tokens
-from components.dpo.config import DpoConfig, LossType
+from components.dpo.config import SMOOTHED, DpoConfig, LossType
 from components.dpo.stage import Data, dpo_arguments, evaluate, log_probs, train
 from components.dpo.trainer import PairTrainer, pair_dataset
 from tests.support.models import FAMILIES, randomise_lora, tiny_model
@@ -142,7 +143,7 @@ def test_every_loss_on_offer_is_tried():
 @pytest.mark.parametrize("loss_type", FORMULAS)
 def test_the_loss_is_that_of_its_paper_whatever_stands_beside_a_pair(loss_type, tokenizer, pairs, tmp_path):
     model = adapted(tokenizer, trained=True)
-    smoothing = {"label_smoothing": E} if loss_type in ("robust", "exo_pair") else {}
+    smoothing = {"label_smoothing": E} if loss_type in SMOOTHED else {}
     trainer = make_trainer(model, pairs, tmp_path, loss_type=loss_type, beta=B, **smoothing)
     expected = FORMULAS[loss_type](*log_ratios(model, pairs))
     assert np.std(expected) > 0.01
@@ -160,6 +161,18 @@ def test_the_reference_is_the_base_itself(tokenizer, pairs, tmp_path):
     assert trainer.ref_model is None
     assert set(model.model.peft_config) == {"default"}
     assert sum(p.numel() for p in trainer.model.parameters()) == parameters
+    assert trainer.data_collator.max_length is None  # else TRL would cut answers
+
+
+def test_a_mixture_of_experts_is_trained_on_the_pairs_alone(tokenizer, pairs, tmp_path):
+    ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
+    shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.MixtralConfig(
+        vocab_size=len(tokenizer), num_key_value_heads=2, num_local_experts=2, output_router_logits=True, **shape, **ids
+    )
+    base = transformers.AutoModelForCausalLM.from_config(config)
+    model = CausalLM(get_peft_model(base, lora_config(base, LoraSettings(r=4), "CAUSAL_LM")), tokenizer, POLICY)
+    assert loss_of(make_trainer(model, pairs, tmp_path), range(COUNT)) == pytest.approx(math.log(2), abs=1e-7)
 
 
 def trained(tokenizer, pairs, folder, **settings):
@@ -185,6 +198,15 @@ def test_training_does_not_depend_on_how_it_is_computed(settings, tokenizer, pai
         assert two == pytest.approx({**one, "token_accuracy": two["token_accuracy"]}, rel=1e-3, abs=1e-4)
     for name, weight in weights.items():
         assert torch.allclose(weight, others[name], atol=1e-3), name
+
+
+@pytest.mark.parametrize("loss_type", FORMULAS)
+def test_every_loss_sets_chosen_above_rejected(loss_type, tokenizer, pairs, tmp_path):
+    smoothing = {"label_smoothing": E} if loss_type in SMOOTHED else {}
+    curves, _ = trained(tokenizer, pairs, tmp_path, loss_type=loss_type, per_device_train_batch_size=12, **smoothing)
+    margins = [point["margin"] for point in curves]
+    assert margins[0] == 0
+    assert margins[-1] > 0.1
 
 
 def test_training_leaves_the_base_as_it_was(tokenizer, pairs, tmp_path):

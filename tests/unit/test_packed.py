@@ -104,6 +104,7 @@ def test_rows_come_in_the_order_asked_for(table):
 
 def train(tokenizer, table, work, family="llama", **settings):
     """Trains an adapter for three steps; returns it and the curves."""
+    work = work / "run"  # checkpoints of the folders beside it would be gone on from
     config = TrainingConfig(max_steps=3, learning_rate=1e-2, train_batch_size=4, lora=LoraSettings(r=4), **settings)
     model = tiny_model(family, tokenizer)
     torch.manual_seed(0)
@@ -146,6 +147,15 @@ def test_bloom_trains_on_rows_of_one_sequence_in_any_micro_batch(tokenizer, unev
     runs = [train(tokenizer, single, tmp_path / str(n), "bloom", per_device_train_batch_size=n)[1] for n in (1, 4)]
     for one, other in zip(*runs, strict=True):
         assert other == pytest.approx(one, rel=1e-4)
+
+
+def test_rows_are_read_when_they_are_asked_for_and_not_before(table, monkeypatch):
+    read = []
+    monkeypatch.setattr(TokenTable, "packed", lambda _, row: read.append(row) or {"input_ids": [row]})
+    dataset = PackedRows(table, np.arange(1000) % len(table.rows))
+    assert read == []
+    assert dataset[7]["input_ids"] == [7 % len(table.rows)]
+    assert read == [7 % len(table.rows)]
 
 
 @pytest.mark.parametrize(("rows", "batch", "epochs"), [(10, 4, 1), (10, 4, 3), (3, 8, 2), (16, 4, 2)])

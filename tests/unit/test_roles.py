@@ -7,13 +7,12 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import AutoModelForSequenceClassification
 
 from components.common.device import device_policy
 from components.common.errors import InputError
 from components.common.evaluation import last_token_scores, pad
 from components.common.generation import Sampling
-from components.common.models import lora_targets, save_adapter
+from components.common.models import lora_targets
 from components.data.table import build_table
 from components.data.tokenise import Tokens
 from components.rl import ppo
@@ -22,7 +21,7 @@ from components.rl.experience import Setup, gather_experience, micro_batches, mi
 from components.rl.roles import Roles, load_adapter_weights, read_adapter_config
 from components.rl.rollout import Prompts, prompt_rows, roll_out
 from components.rl.update import Optimizers, update
-from tests.support.models import FAMILIES, randomise_lora, tiny_model
+from tests.support.models import FAMILIES, randomise_lora, save_reward_adapter, tiny_model
 
 POLICY = device_policy()
 QUESTIONS = ["What did the cow say?", "the", "cow pig duck hen owl frog", "said oink in the tower", "owl", "baa moo"]
@@ -41,18 +40,8 @@ def base(family, tokenizer, tmp_path):
 
 @pytest.fixture
 def reward_adapter(base, tokenizer, tmp_path):
-    """A reward adapter with a score head, as the reward stage saves it."""
-    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
-    model.config.pad_token_id = tokenizer.pad_token_id
-    targets = lora_targets(model)
-    model = get_peft_model(
-        model, LoraConfig(task_type="SEQ_CLS", r=4, target_modules=targets, modules_to_save=["score"])
-    )
-    randomise_lora(model, "default", seed=1)
-    with torch.no_grad():
-        model.get_base_model().score.modules_to_save["default"].weight.normal_(generator=torch.manual_seed(2))
-    save_adapter(model, tmp_path / "reward", base="base")
-    return tmp_path / "reward", model.eval()
+    """A reward adapter with a score head, as the reward stage saves it, and its model."""
+    return tmp_path / "reward", save_reward_adapter(base, tmp_path / "reward", tokenizer.pad_token_id)
 
 
 def make_roles(base, reward_folder, temperature=1.0):
@@ -112,8 +101,7 @@ def test_kl_is_exactly_zero_and_ratios_exactly_one_before_the_first_step(roles, 
     assert (experience.kl() == 0).all()
     with roles.use("policy"):
         for minibatch in minibatches(CONFIG, 0, 0, seed=0):
-            for piece in micro_batches(minibatch, CONFIG.per_device_train_batch_size):
-                rows = list(piece)
+            for rows in micro_batches(rollout, minibatch, CONFIG.per_device_train_batch_size):
                 new = roles.logprobs(*rollout.batch(rows, POLICY.device))
                 assert new.requires_grad
                 old = experience.logprobs[rows][rollout.mask[rows].bool()]
@@ -145,7 +133,8 @@ def test_a_rollout_scores_as_that_conversation_does_as_a_reward_model_row(roles,
     rollout = make_rollout(roles, prompts, tokenizer)
     ids, mask, _ = rollout.batch(range(len(rollout)), POLICY.device)
     with torch.no_grad():
-        scores = roles.scores(ids, mask)
+        with roles.use("reward"):
+            scores = roles.scores(ids, mask)
         for row, sequence in enumerate(rollout.sequences):
             expected = reward_model(input_ids=torch.tensor(sequence)[None]).logits.squeeze()
             assert scores[row].item() == pytest.approx(expected.item(), abs=1e-5)

@@ -1,0 +1,301 @@
+"""PPO against TRL 1.12's PPOTrainer, the last there is: steps per CPU second, and the reward reached.
+
+    python tests/benchmarks/bench_ppo_trl.py --folder DIR --output DIR [--steps 40] [--seeds 3]
+
+The task is the medical-coding example's (preset tiny-cpu): base, reward model and prompts are made once, by a run of
+the pipeline up to the reward model, and kept in --folder, as is TRL's environment (requirements/trl-ppo.txt; torch and
+what else it needs are this environment's own, so that both run on the same torch).
+
+Both contestants get the same base, the same reward model, the same prompts in the same batches, and no reward
+functions, which PPOTrainer does not have. What corresponds to what:
+
+    ours                                    TRL
+    rollout_batch_size 128                  per_device_train_batch_size 128 × gradient_accumulation_steps 1
+    num_mini_batches 2, num_ppo_epochs 2    the same: 4 optimizer steps a batch (TRL reports how many it made)
+    per_device_train_batch_size 64          a minibatch is computed in one piece by both
+    max_completion_length 6, temperature 1  response_length 6, temperature 1, stop_token eos
+    learning_rate, critic_learning_rate     learning_rate, which it has one of; constant; Adam, no weight decay
+    beta, gamma, lam, cliprange(_value)     kl_coef, gamma, lam, cliprange(_value)
+    missing_eos_penalty 1                   missing_eos_penalty 1
+    max_grad_norm 1e9                       clips no gradients
+    policy: LoRA r 16 on all linear layers  the same, as peft_config; reference = adapter off, in both
+    critic: the reward adapter, trained on  `TRL`: the same adapter on a copy of the base;
+                                            `TRL, whole critic`: all its parameters, as in TRL's own example
+    reward: adapter, unmerged               a merged reward model, which is faster
+
+Recomputing activations, bfloat16, sample generations, saving and reporting are off. vf_coef stays at its default: where
+policy and critic share no parameter and gradients are not clipped, Adam makes it mean nothing. Differences that remain
+are the trainers' own: TRL takes old log-probabilities from sampling, puts the score on the token after the last, and
+pads on the left.
+
+CPU seconds are those of the training loop, with one thread. The reward reached is measured by our evaluator for all:
+one sample for each held-out prompt from the saved adapter, scored by the reward model, and whether it is the right
+answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import sysconfig
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.drawings import bar_chart, child, environment, line_chart, markdown_table, write_output
+from tests.benchmarks.harness import ROOT, take_turns
+
+CONTESTANTS = ("ours", "TRL", "TRL, whole critic")
+SETTINGS: dict[str, Any] = {
+    "rollout_batch_size": 128,
+    "num_mini_batches": 2,
+    "num_ppo_epochs": 2,
+    "max_completion_length": 6,
+    "temperature": 1.0,
+    "learning_rate": 1e-3,
+    "beta": 0.05,
+    "gamma": 1.0,
+    "lam": 0.95,
+    "cliprange": 0.2,
+    "cliprange_value": 0.2,
+    "missing_eos_penalty": 1.0,
+}
+HELD_OUT = 300
+FUNCTION = "pipelines.examples.medical_coding.rewards:exact_answer"
+REQUIREMENTS = Path(__file__).parent / "requirements" / "trl-ppo.txt"
+PEER = Path(__file__).parent / "trl_ppo.py"
+
+
+def config(steps: int) -> Any:
+    """Our settings."""
+    from components.rl.config import RlConfig
+
+    return RlConfig(
+        **SETTINGS,
+        max_steps=steps,
+        critic_learning_rate=SETTINGS["learning_rate"],
+        lr_scheduler_type="constant",
+        per_device_train_batch_size=SETTINGS["rollout_batch_size"] // SETTINGS["num_mini_batches"],
+        max_grad_norm=1e9,
+        num_eval_prompts=HELD_OUT,
+        num_samples=1,
+        reward_functions=[{"function": FUNCTION, "weight": 0.0}],
+    )
+
+
+def make_task(folder: Path) -> dict[str, str]:
+    """Runs the pipeline up to the merged reward model, unless that is there; says where its results are."""
+    from components.launcher.record import Run
+
+    store = folder / "store"
+    arguments = ["run", "--preset", "tiny-cpu", "--seed", "0", "--store", str(store), "--run-id", "task"]
+    arguments += ["rl.enabled=false", "evaluate.num_eval_prompts=8"]
+    subprocess.run([sys.executable, "-m", "pipelines.cli", *arguments], env=environment(), check=True)
+    steps = {record.step: record.uri for record in Run.of_config(f"{store}/runs/task/config.yaml").steps()}
+    (prompts,) = (store / "artifacts" / "data-rl").iterdir()
+    return {
+        "base": steps["merge-sft"],
+        "reward_adapter": steps["reward"],
+        "reward_model": steps["merge-reward"],
+        "prompts": str(prompts),
+    }
+
+
+def peer_python(folder: Path) -> str:
+    """The interpreter of TRL's environment, which is made if it is not there."""
+    venv = folder / "venv"
+    python = venv / "bin" / "python"
+    if not (venv / "complete").is_file():
+        subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
+        found = subprocess.run(
+            [python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        # Ours come last on its path: what the list pins is TRL's own, all else, torch above all, is shared.
+        ours = sysconfig.get_paths()["purelib"]
+        Path(found.stdout.strip(), "shared.pth").write_text(f"{ours}\n", encoding="utf-8")
+        pip = [python, "-m", "pip", "--disable-pip-version-check", "--quiet", "install", "--no-deps"]
+        subprocess.run([*pip, "--ignore-installed", "-r", REQUIREMENTS], check=True)
+        (venv / "complete").touch()
+    return str(python)
+
+
+def train_ours(task: dict[str, Any]) -> dict[str, Any]:
+    """Runs our loop in this process, saves the policy's adapter and says what it took."""
+    import time
+
+    from components.common.models import save_adapter
+    from components.rl.rollout import Prompts
+    from tests.support import one_base
+
+    settings = config(task["steps"]).model_copy(update={"reward_functions": ()})
+    out = Path(task["output"])
+    roles = one_base.load_roles(Path(task["base"]), Path(task["reward_adapter"]), settings, task["seed"], out)
+    prompts = Prompts.load(Path(task["data"]) / "train")
+    trainer = one_base.Trainer(roles, prompts, settings, task["seed"], task["stop"])
+    began, began_cpu = time.monotonic(), time.process_time()
+    metrics = [trainer.step(step).metrics for step in range(task["steps"])]
+    cpu, wall = time.process_time() - began_cpu, time.monotonic() - began
+    save_adapter(roles.model, out, base="base", adapter="policy")
+    optimizer = trainer.learner.optimizers.optimizer
+    return {
+        "cpu_s": cpu,
+        "wall_s": wall,
+        "optimizer_steps": int(next(iter(optimizer.state.values()))["step"]),
+        "trainable_parameters": sum(p.numel() for group in optimizer.param_groups for p in group["params"]),
+        # As TRL reports it: less the penalty.
+        "rewards": [m["reward"] - settings.missing_eos_penalty * (1 - m["ended"]) for m in metrics],
+        "kl": [m["kl"] for m in metrics],
+    }
+
+
+def evaluate(task: dict[str, Any]) -> dict[str, float]:
+    """Measures a saved policy, or the base, on the held-out prompts."""
+    from components.common.chat import Chat
+    from components.common.tokenizer import load_tokenizer
+    from components.rl.experience import Setup
+    from components.rl.measure import measure
+    from components.rl.rewards import reward_functions
+    from components.rl.roles import load_adapter_weights
+    from components.rl.rollout import Prompts
+    from tests.support import one_base
+
+    settings = config(task["steps"])
+    out = Path(task["output"])
+    roles = one_base.load_roles(Path(task["base"]), Path(task["reward_adapter"]), settings, 0, out)
+    if (out / "adapter_model.safetensors").is_file():
+        load_adapter_weights(roles.model, out, "policy")
+    tokenizer = load_tokenizer(Path(task["base"]))
+    heldout = Prompts.load(Path(task["data"]) / "heldout")
+
+    def decode(ids: Any) -> str:
+        return str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+    setup = Setup(roles, heldout, decode, reward_functions(settings), settings, seed=0)
+    return measure(setup, list(range(len(heldout)))[:HELD_OUT], Chat(tokenizer).end_of_turn_id).metrics()
+
+
+def write_task(folder: Path, made: dict[str, str], contestant: str, seed: int, steps: int) -> Path:
+    """Writes what one run of one contestant has to do, prompts included."""
+    from components.common.chat import Chat
+    from components.common.tokenizer import load_tokenizer
+    from components.rl.config import RlConfig
+    from components.rl.rollout import Prompts, prompt_rows
+
+    out = folder / "runs" / f"{contestant.replace(', ', '-').replace(' ', '-')}-{seed}"
+    out.mkdir(parents=True, exist_ok=True)
+    for stale in out.glob("adapter*"):
+        stale.unlink()
+    prompts = Prompts.load(Path(made["prompts"]) / "train")
+    adapter = json.loads((Path(made["reward_adapter"]) / "adapter_config.json").read_text(encoding="utf-8"))
+    rows = [prompt_rows(range(len(prompts)), s, SETTINGS["rollout_batch_size"], seed) for s in range(steps)]
+    lora = RlConfig().lora
+    task = {
+        **SETTINGS,
+        **made,
+        "prompts": [prompts.table.ids(row).tolist() for batch in rows for row in batch],
+        "data": made["prompts"],
+        "output": str(out),
+        "seed": seed,
+        "steps": steps,
+        "stop": Chat(load_tokenizer(Path(made["base"]))).end_of_turn_id,
+        "lora_r": lora.r,
+        "lora_alpha": lora.lora_alpha,
+        "target_modules": adapter["target_modules"],
+        "value_model": "whole" if "whole" in contestant else "adapter",
+    }
+    path = out / "task.json"
+    path.write_text(json.dumps(task), encoding="utf-8")
+    return path
+
+
+def report(runs: dict[str, list[dict[str, Any]]], base: dict[str, float], steps: int) -> str:
+    """The table, as markdown."""
+
+    def spread(values: list[float]) -> str:
+        return f"{statistics.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+
+    rates = {name: statistics.median(steps / run["cpu_s"] for run in results) for name, results in runs.items()}
+    rows = []
+    for name, results in runs.items():
+        held_out = [run["heldout"] for run in results]
+        rows.append(
+            [
+                name,
+                f"{rates[name]:.3f}",
+                f"{rates['ours'] / rates[name]:.2f} ×",
+                spread([m["reward"] for m in held_out]),
+                spread([m["exact_answer"] for m in held_out]),
+                spread([m["kl"] for m in held_out]),
+                str(results[0]["optimizer_steps"]),
+                f"{results[0]['trainable_parameters']:,}",
+            ]
+        )
+    before = [f"{base['reward']:.3f}", f"{base['exact_answer']:.3f}", "0", "0", ""]
+    header = ["", "steps/CPU s", "ours is", "held-out reward", "right answers", "KL", "optimizer steps", "trained"]
+    return (
+        f"# PPO against TRL's PPOTrainer\n\n{steps} rollout batches of the medical-coding example, "
+        f"{len(runs['ours'])} seeds; rates are medians, the rest means with the least and the most.\n\n"
+        + markdown_table(header, [["before training", "", "", *before], *rows])
+    )
+
+
+def benchmark(folder: Path, output: Path, steps: int, seeds: int) -> None:
+    """Makes what is missing, lets the contestants take turns, seed by seed, and writes the report."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made, python = make_task(folder), peer_python(folder)
+
+    def run(contestant: str, seed: int) -> dict[str, Any]:
+        task = str(write_task(folder, made, contestant, seed, steps))
+        threads = {"OMP_NUM_THREADS": "1"}
+        if contestant == "ours":
+            result = child(__file__, "--child", "train", "--task", task, **threads)
+        else:
+            result = child(str(PEER), task, python=python, TRL_EXPERIMENTAL_SILENCE="1", **threads)
+        return {**result, "heldout": child(__file__, "--child", "evaluate", "--task", task, **threads)}
+
+    results = take_turns({name: partial(run, name) for name in CONTESTANTS}, seeds)
+    before = child(
+        __file__, "--child", "evaluate", "--task", str(write_task(folder, made, "base", 0, steps)), OMP_NUM_THREADS="1"
+    )
+    text = report(results, before, steps)
+    curves = {
+        name: [statistics.mean(values) for values in zip(*(run["rewards"] for run in results[name]), strict=True)]
+        for name in CONTESTANTS
+    }
+    drawings = {
+        "rate": bar_chart(
+            "CPU seconds a rollout batch", {n: [r["cpu_s"] / steps for r in results[n]] for n in CONTESTANTS}, "s"
+        ),
+        "reward": line_chart("Reward of the rollouts, mean of the seeds", curves),
+    }
+    write_output(output, "ppo-trl", text, {"settings": SETTINGS, "before": before, "runs": results}, drawings)
+    print(text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--folder", type=Path, help="where task and environment are kept from run to run")
+    parser.add_argument("--output", type=Path, help="where the report goes")
+    parser.add_argument("--steps", type=int, default=40, help="rollout batches")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--child", choices=("train", "evaluate"), help=argparse.SUPPRESS)
+    parser.add_argument("--task", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        task = json.loads(arguments.task.read_text(encoding="utf-8"))
+        print(json.dumps(train_ours(task) if arguments.child == "train" else evaluate(task)))
+    elif not arguments.folder or not arguments.output:
+        parser.error("--folder and --output are needed")
+    else:
+        sys.path.insert(0, str(ROOT))
+        benchmark(arguments.folder, arguments.output, arguments.steps, arguments.seeds)
+
+
+if __name__ == "__main__":
+    main()
