@@ -86,10 +86,10 @@ def write_conversations(folder: str, config: str) -> None:
     part = yaml.safe_load(Path(config).read_text())["data"]["sft"]
     rows = read_rows(part["sources"][0]["path"])
     train = []
-    for side, record in Collection(rows, "sft", part["heldout"], part["split_by"]):
-        assert isinstance(record, Conversation)
-        *prompt, answer = [asdict(message) for message in record.messages]
-        if side == "train":
+    for placed in Collection([rows], "sft", part["heldout"], part["split_by"]):
+        assert isinstance(placed.record, Conversation)
+        *prompt, answer = [asdict(message) for message in placed.record.messages]
+        if placed.side == "train":
             train.append({"prompt": prompt, "completion": [answer]})
     write_jsonl(Path(folder, "conversations", "train.jsonl"), train)
 

@@ -78,8 +78,8 @@ def tokenise_with_map(folder: Path, processes: int) -> int:
 
 def tokenise_with_ours(folder: Path, _: int) -> int:
     from components.common.tokenizer import load_tokenizer
+    from components.data.collect import CHUNK
     from components.data.records import Document
-    from components.data.stage import CHUNK
     from components.data.table import build_table, read_jsonl
     from components.data.tokenise import tokenise_documents
 
