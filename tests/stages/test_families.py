@@ -39,7 +39,7 @@ data: {pretrain: {max_length: 64}, sft: {max_length: 64}}
 pretrain: {max_steps: 20, train_batch_size: 12, per_device_train_batch_size: 12, logging_steps: 20}
 sft: {max_steps: 50, train_batch_size: 4, per_device_train_batch_size: 4, num_eval_prompts: 32, logging_steps: 50}
 reward: {max_steps: 80, train_batch_size: 16, per_device_train_batch_size: 16, logging_steps: 80}
-rl: {max_steps: 18, num_ppo_epochs: 2, reward_functions: [], logging_steps: 18}
+rl: {max_steps: 60, reward_functions: [], logging_steps: 60}
 """
 # A row holds one sequence, and no two of them share a micro-batch: more rows for about as many tokens.
 ONE_ROW = "\n".join(
