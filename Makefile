@@ -44,7 +44,7 @@ types: $(VENV)/.dev ## mypy, strict
 	$(BIN)/mypy
 
 golden: $(VENV)/.dev ## write the golden files anew; look at the difference before you commit it
-	RLHF_REGENERATE=1 $(BIN)/python -m pytest -q tests/golden tests/stages/test_golden_losses.py
+	RLHF_REGENERATE=1 $(BIN)/python -m pytest -q tests/golden tests/stages/test_golden_losses.py tests/unit/test_bad_input.py
 
 bench: $(VENV)/.dev ## compare with the peers; tables and plots go to BENCH
 	for name in $(BENCHMARKS); do $(BIN)/python -m tests.benchmarks.bench_$$name --output $(BENCH) || exit; done

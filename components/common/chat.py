@@ -65,7 +65,9 @@ class Chat:
         try:
             return str(render(turns, tokenize=False, add_generation_prompt=add_generation_prompt))
         except Exception as error:  # jinja raises whatever the template raises
-            raise UserError(f"the chat template fails: {error}", where="chat template") from error
+            raise UserError(
+                f"the chat template fails: {error}", where="chat template", hint="give another model.chat_template"
+            ) from error
 
     def prompt(self, messages: Sequence[Message]) -> str:
         """What the model is given before it answers.

@@ -57,7 +57,7 @@ def new_causal_lm(folder: Path, policy: DevicePolicy) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         return AutoModelForCausalLM.from_config(config).to(policy.device)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"no model can be made from config.json: {error}", where=str(folder)) from error
@@ -139,7 +139,9 @@ def _load(
     logging.set_verbosity_error()  # it reports the missing score head as a fault; the check below is stricter
     try:
         # Attention is left to transformers: sdpa where the family has it, eager where not (bloom).
-        model, info = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True, **kwargs)
+        model, info = kind.from_pretrained(
+            folder, dtype=dtype, output_loading_info=True, trust_remote_code=False, **kwargs
+        )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise InputError(f"cannot be loaded: {error}", where=str(folder)) from error
     finally:

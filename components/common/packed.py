@@ -80,15 +80,15 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
             model: As wrapped for training.
             inputs: A micro-batch from `collate`.
             return_outputs: Not supported; held-out rows are measured by `components.common.evaluation`.
-            num_items_in_batch: Label tokens of the step; by default those of the micro-batch.
+            num_items_in_batch: Label tokens of the step, of all processes.
         """
+        assert num_items_in_batch is not None
         assert not return_outputs
         lengths = inputs.pop("lengths")
         nll, correct = model(**inputs)
         labelled = (inputs["labels"] != -100).sum()
         self._counts += torch.stack([correct, labelled, lengths.sum()])
-        count = labelled if num_items_in_batch is None else num_items_in_batch
-        return nll / count.clamp(min=1) * distributed.world_size()
+        return nll / num_items_in_batch.clamp(min=1) * distributed.world_size()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the token accuracy since the last line, and the tokens that all processes have handled."""

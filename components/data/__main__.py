@@ -13,7 +13,7 @@ from components.common.entry import guarded, importing, input_pair, quiet_librar
 from components.common.errors import UserError
 from components.common.logs import say
 from components.common.stage import make_plan
-from components.data.config import SPECS, DataConfig
+from components.data.config import DataConfig, spec_of
 from components.data.records import TASKS, Task
 from components.data.sources import with_digests
 
@@ -26,17 +26,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(arguments: argparse.Namespace) -> int:
     quiet_libraries(offline=False)
+    # transformers imports torch wherever it is installed: two seconds and half a gigabyte that nothing here would use.
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
     config = merge_configs(read_config_file(arguments.config), parse_overrides(arguments.set))
     where = str(arguments.config)
     check_sections(config, where)
-    parts = validate(DataConfig, config.get("data"), "data", where).model_dump(mode="json")
+    settings = validate(DataConfig, config.get("data"), "data", where)
+    parts = settings.model_dump(mode="json")
     tasks: list[Task] = arguments.task or [task for task in TASKS if parts[task]["sources"]]
     empty = [task for task in tasks if not parts[task]["sources"]] or ([] if tasks else ["sft"])
     if empty:
         raise UserError("has no sources", where=f"{where} data.{empty[0]}", hint=f"set data.{empty[0]}.sources=[PATH]")
     for task in tasks:
         config["data"] = {task: with_digests(parts[task])}
-        plan = make_plan(SPECS[task], config, where, dict(arguments.input), arguments.output)
+        plan = make_plan(spec_of(task, getattr(settings, task)), config, where, dict(arguments.input), arguments.output)
         if plan.finished():
             say(plan.spec.name, f"finished before: {plan.uri}")
             continue

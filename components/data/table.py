@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.common.errors import InputError
-from components.data.pack import Rows
+from components.data.pack import Rows, one_each, pack
 from components.data.tokenise import Tokens
 
 
@@ -131,6 +131,17 @@ def split_long(table: TokenTable, max_length: int) -> TokenTable:
     ]
     offsets = np.concatenate([*starts, table.offsets[-1:]]).astype(np.int64)
     return TokenTable(table.tokens, offsets, table.trained)
+
+
+def in_rows(table: TokenTable, capacity: int | None) -> TokenTable:
+    """Puts sequences into rows.
+
+    Args:
+        table: The sequences.
+        capacity: Tokens in a packed row; None gives every sequence a row of its own.
+    """
+    rows = one_each(len(table)) if capacity is None else pack(table.lengths, capacity)
+    return TokenTable(table.tokens, table.offsets, table.trained, rows)
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:

@@ -37,7 +37,7 @@ SPEC = StageSpec(
     config=EvaluateConfig,
     inputs={
         "model": InputSpec(("model",)),
-        "dataset": InputSpec(("dataset",)),
+        "dataset": InputSpec(("dataset",), made_by="data-rl"),
         "before": InputSpec(("model",), required=False),
         "reward": InputSpec(("reward_model",), required=False),
     },

@@ -101,7 +101,7 @@ def data(config: str, model: str) -> dict[str, str]:
     Returns:
         URI of each stage's dataset by the stage's name; empty for a stage that is off.
     """
-    from components.data.config import SPECS, wanted_parts
+    from components.data.config import SPECS, DataConfig, spec_of, wanted_parts
     from components.data.sources import with_digests
 
     run = Run.of_config(config)
@@ -109,7 +109,8 @@ def data(config: str, model: str) -> dict[str, str]:
     with run.recording("data", "data") as recorder:
         wanted = [task for task in wanted_parts(settings) if settings["data"][task]["sources"]]
         parts = {**settings, "data": {task: with_digests(settings["data"][task]) for task in wanted}}
-        plans = {task: make_plan(SPECS[task], parts, config, {"model": model}, run.store.root) for task in wanted}
+        specs = {task: spec_of(task, getattr(DataConfig.model_validate(settings["data"]), task)) for task in wanted}
+        plans = {task: make_plan(specs[task], parts, config, {"model": model}, run.store.root) for task in wanted}
         reused = all(plan.finished() for plan in plans.values())
         if not reused:
             arguments = ["--config", config, "--output", run.store.root, "--input", f"model={model}"]

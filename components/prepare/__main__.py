@@ -15,6 +15,7 @@ import yaml
 from components.common.entry import guarded, quiet_libraries, run_plan
 from components.common.errors import UserError
 from components.common.flows import DEFAULT_FLOW, FLOWS
+from components.common.functions import code_digest
 from components.common.logs import say
 from components.common.stage import Plan, make_plan
 from components.common.store import open_store
@@ -44,6 +45,7 @@ def _main(arguments: argparse.Namespace) -> int:
         pipeline=arguments.pipeline,
     )
     config = resolve(request)
+    check_functions(config)
     quiet_libraries(offline=False)
     fields = config.model_dump(mode="json")
     fields["data"] = bring_sources(config, fields, arguments.output)
@@ -79,6 +81,20 @@ def bring_sources(config: RunConfig, fields: dict[str, Any], output: str) -> dic
         if data[task]["sources"]:
             data[task] = with_digests(data[task])
     return data
+
+
+def check_functions(config: RunConfig) -> None:
+    """Finds every function that the configuration names, since the stages that call them come last.
+
+    Raises:
+        UserError: One is not there.
+    """
+    paths = [function.function for function in config.evaluate.reward_functions if config.evaluate.enabled]
+    if config.rl.enabled:
+        paths += [function.function for function in config.rl.reward_functions]
+        paths += [config.rl.solve_rate.function] if config.rl.solve_rate else []
+    for path in paths:
+        code_digest(path)
 
 
 def check_sources(config: RunConfig, data: dict[str, Any]) -> None:

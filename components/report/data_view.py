@@ -87,7 +87,7 @@ def _dataset(name: str, counts: Mapping[str, Any]) -> DatasetView:
     kinds = (
         ("train", "train", train),
         ("heldout", "held out", heldout),
-        ("unused", "held out, not used", unused),
+        ("unused", "not used", unused),
         ("duplicate", "repeated", int(counts["duplicates"])),
         ("dropped", "dropped", left_out),
     )

@@ -136,7 +136,7 @@ SPEC = StageSpec(
         "model": InputSpec(("model",)),
         "reward": InputSpec(("adapter", "reward_model")),
         "reward_model": InputSpec(("reward_model",), required=False),
-        "dataset": InputSpec(("dataset",)),
+        "dataset": InputSpec(("dataset",), made_by="data-rl"),
     },
     main_metric="reward",
 )

@@ -24,7 +24,7 @@ from components.data.readers import read_rows
 from components.prepare.config import RunConfig
 from tests.support.commands import ROOT
 
-SECONDS = float(os.environ.get("RLHF_FUZZ_SECONDS", "30"))
+SECONDS = float(os.environ.get("RLHF_FUZZ_SECONDS", "5"))
 SEED = int(os.environ.get("RLHF_FUZZ_SEED", "0"))
 TASKS = ("pretrain", "sft", "reward", "rl")
 

@@ -203,9 +203,9 @@ def test_a_held_out_code_is_held_out_everywhere(sources: Path) -> None:
     sides: dict[str, set[str]] = {}
     for part in ("base", *TASKS):
         task = "pretrain" if part == "base" else part
-        collection = Collection(read_rows(str(sources / part)), task, 0.1, "code")
-        for side, item in collection:
-            sides.setdefault(str(item.columns["code"]), set()).add(side)
+        collection = Collection([read_rows(str(sources / part))], task, 0.1, "code")
+        for placed in collection:
+            sides.setdefault(str(placed.record.columns["code"]), set()).add(placed.side)
         assert not collection.counts.dropped
         assert collection.counts.heldout > 0
     assert all(len(found) == 1 for found in sides.values())

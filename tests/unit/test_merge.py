@@ -57,8 +57,8 @@ class Pair:
     dtype: torch.dtype = torch.float32
 
 
-def save_tokenizer(folder: Path) -> None:
-    vocabulary = {f"w{number}": number for number in range(VOCABULARY)}
+def save_tokenizer(folder: Path, size: int = VOCABULARY) -> None:
+    vocabulary = {f"w{number}": number for number in range(size)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="w0"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="w1", eos_token="w2", unk_token="w0")
@@ -280,6 +280,17 @@ def test_a_model_merged_into_a_plain_base_stops_where_it_was_taught_to(tmp_path:
     with torch.no_grad():  # w5 is the most likely token
         model.lm_head.weight[5] = 100 * model.model(prompt).last_hidden_state[0, -1]
     assert model.generate(prompt, max_new_tokens=8, do_sample=False)[0].tolist() == [3, 4, 5]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_embedding_rows_without_a_token_stay(family: str, tmp_path: Path) -> None:
+    """Bases have more rows than tokens, for speed or for later; a merge that cut them off would change the shapes."""
+    pair = make_pair(tmp_path, family)
+    save_tokenizer(pair.base, VOCABULARY - 20)
+    merge(pair, tmp_path / "merged")
+    model = load(tmp_path / "merged", "CAUSAL_LM")
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "merged")) == VOCABULARY - 20
+    assert model.get_input_embeddings().num_embeddings == model.config.vocab_size == VOCABULARY
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,15 @@ def test_bloom_trains_on_rows_of_one_sequence_in_any_micro_batch(tokenizer, unev
         assert other == pytest.approx(one, rel=1e-4)
 
 
+def test_rows_are_read_when_they_are_asked_for_and_not_before(table, monkeypatch):
+    read = []
+    monkeypatch.setattr(TokenTable, "packed", lambda _, row: read.append(row) or {"input_ids": [row]})
+    dataset = PackedRows(table, np.arange(1000) % len(table.rows))
+    assert read == []
+    assert dataset[7]["input_ids"] == [7 % len(table.rows)]
+    assert read == [7 % len(table.rows)]
+
+
 @pytest.mark.parametrize(("rows", "batch", "epochs"), [(10, 4, 1), (10, 4, 3), (3, 8, 2), (16, 4, 2)])
 def test_every_row_is_seen_once_an_epoch(rows, batch, epochs):
     job = FakeJob(TrainingConfig(train_batch_size=batch, num_train_epochs=epochs))

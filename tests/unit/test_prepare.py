@@ -136,6 +136,49 @@ def test_a_model_with_missing_weights_is_refused(tmp_path, tokenizer, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_a_tokenizer_with_more_tokens_than_the_embedding_is_refused(tmp_path, tokenizer, capsys):
+    tiny_model("llama", tokenizer).save_pretrained(tmp_path / "m")
+    tokenizer.save_pretrained(tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "tokenizer.json").read_text())
+    extra = {**config["added_tokens"][0], "id": len(tokenizer), "content": "<|new|>"}
+    config["added_tokens"].append(extra)
+    (tmp_path / "m" / "tokenizer.json").write_text(json.dumps(config))
+    assert prepare(tmp_path, "--model", str(tmp_path / "m")) == 3
+    size = len(tokenizer)
+    assert f"the tokenizer has {size + 1} tokens, the embedding {size} rows" in capsys.readouterr().err
+
+
+def test_a_model_that_needs_its_own_code_is_refused_without_asking(tmp_path, tokenizer, capsys, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda _: pytest.fail("the user was asked whether to run foreign code"))
+    tokenizer.save_pretrained(tmp_path / "m")
+    code = "from pathlib import Path\nPath(__file__).with_name('ran').touch()\n"
+    (tmp_path / "m" / "modeling_own.py").write_text(code)
+    names = {"AutoConfig": "modeling_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.OwnModel"}
+    (tmp_path / "m" / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": names}))
+    assert prepare(tmp_path, "--model", str(tmp_path / "m")) == 3
+    assert "needs Python code that comes with it, which is never run" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("ran"))
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        ("tests.support.toy:exakt", "toy.py has no exakt; did you mean exact?"),
+        ("tests.support.nowhere:exact", "no such module"),
+    ],
+)
+def test_a_reward_function_that_is_not_there_is_found_before_anything_is_made(tmp_path, capsys, function, words):
+    assert prepare(tmp_path, "--overrides", f"rl.reward_functions=[{{function: '{function}'}}]") == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()
+    off = "rl.enabled=false\nevaluate.enabled=false\nsft.enabled=false\nreward.enabled=false\npretrain.enabled=false"
+    model = str(tmp_path / "nowhere" / "x.gguf")
+    assert (
+        prepare(tmp_path, "--model", model, "--overrides", f"rl.reward_functions=[{{function: '{function}'}}]\n{off}")
+        == 3
+    )
+
+
 def test_a_served_model_stops_at_end_of_turn(tmp_path, tokenizer):
     model = tiny_model("llama", tokenizer)
     model.save_pretrained(tmp_path / "m")

@@ -493,7 +493,7 @@ def test_all_rows_of_a_dataset_are_accounted_for(finished: Made) -> None:
         assert sum(part.rows for part in dataset.parts) == dataset.rows, dataset.title
         assert sum(part.share for part in dataset.parts) == pytest.approx(1)
     rl = dataset_views(run)[3]
-    assert {part.label: part.rows for part in rl.parts}["held out, not used"] == 44
+    assert {part.label: part.rows for part in rl.parts}["not used"] == 44
     assert {rate.group: rate.is_kept for rate in solve_rates(run)} == {
         "chapter": False,
         "encounter": True,
