@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,15 @@ def test_the_reward_model_learns_and_is_known_again_in_the_whole_base(toy_run, t
     arguments += [part for name, uri in given.items() for part in ("--input", f"{name}={uri}")]
     result = python("-m", "components.rl", *arguments)
     assert result.returncode == 0, result.stderr
+
+
+def test_dpo_keeps_its_exact_start_and_learns(toy_dpo, tmp_path):
+    adapter, metrics = run(toy_dpo, "dpo", tmp_path, "num_eval_prompts=8")
+    first = json.loads((adapter / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert (metrics["before"]["accuracy"], metrics["before"]["margin"]) == (0.5, 0)
+    assert metrics["after"]["accuracy"] > 0.9
+    assert {tensor.dtype for tensor in load_file(adapter / "adapter_model.safetensors").values()} == {torch.float32}
 
 
 def test_rl_keeps_its_exact_start(toy_run, tmp_path):

@@ -35,7 +35,7 @@ def test_the_policy_starts_at_its_reference_and_learns_the_order(toy_dpo):
     assert after["margin"] > 0.5
     assert after["loss"] < 0.5
     assert after["ranking_accuracy"] >= before["ranking_accuracy"]
-    assert after["exact_match"] > 0.7
+    assert after["exact_match"] > 0.5
     gap = {when: metrics[when]["log_prob_chosen"] - metrics[when]["log_prob_rejected"] for when in ("before", "after")}
     assert after["margin"] == pytest.approx(0.1 * (gap["after"] - gap["before"]), rel=1e-6)
 
