@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -49,6 +48,8 @@ class Roles:
         separate_reward: Any = None,
         text_reward: TextReward | None = None,
     ) -> None:
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
         self.model, self.value_head, self.score_head = model, value_head, score_head
         self.device_policy, self._temperature, self._separate = policy, temperature, separate_reward
         self.text_reward = text_reward
