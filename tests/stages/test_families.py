@@ -39,7 +39,14 @@ data: {heldout: 0.4, pretrain: {max_length: 64}, sft: {max_length: 64}}
 pretrain: {max_steps: 20, train_batch_size: 12, per_device_train_batch_size: 12, logging_steps: 20}
 sft: {max_steps: 50, train_batch_size: 4, per_device_train_batch_size: 4, num_eval_prompts: 32, logging_steps: 50}
 reward: {max_steps: 80, train_batch_size: 16, per_device_train_batch_size: 16, logging_steps: 80}
-rl: {max_steps: 60, reward_functions: [], num_eval_prompts: 200, logging_steps: 60}
+rl:
+  max_steps: 16
+  learning_rate: 4.0e-3
+  critic_learning_rate: 4.0e-3
+  cliprange: 0.5
+  reward_functions: []
+  num_eval_prompts: 200
+  logging_steps: 16
 """
 # A row holds one sequence, and no two of them share a micro-batch: more rows for about as many tokens.
 ONE_ROW = "\n".join(
