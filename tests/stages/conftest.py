@@ -76,10 +76,16 @@ def run_of(request) -> Callable[[str], ToyRun]:
     return lambda stage: request.getfixturevalue("toy_dpo" if stage == "dpo" else "toy_run")
 
 
-def _run(tmp_path_factory, name: str, *arguments: str) -> ToyRun:
+def shared_folder(tmp_path_factory, name: str) -> Path:
+    """A folder that all workers of this test run have in common."""
     base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "toy"
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
     folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _run(tmp_path_factory, name: str, *arguments: str) -> ToyRun:
+    folder = shared_folder(tmp_path_factory, "toy")
     output = folder / f"{name}.txt"
     with FileLock(folder / "lock"):
         if not output.exists():

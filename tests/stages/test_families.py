@@ -15,17 +15,19 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 from peft import PeftModel
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from components.common.artifacts import Manifest
 from components.common.entry import stage_main
+from components.common.stage import make_plan
 from components.data.__main__ import main as data_main
 from components.data.table import TokenTable
 from components.prepare.__main__ import main as prepare_main
 from components.reward.parity import load_parity
-from tests.stages.conftest import TOY
+from tests.stages.conftest import TOY, shared_folder
 
 TIED = {"llama": False, "qwen2": False, "qwen3": True, "bloom": True}
 SETTINGS = """
@@ -78,7 +80,10 @@ class Chain:
 
 @pytest.fixture(scope="module", params=TIED)
 def chain(request, tmp_path_factory) -> Chain:
-    return run_chain(request.param, tmp_path_factory.getbasetemp() / "families")  # one store: the sources are shared
+    """Made once; a worker that asks for it again, or another, finds every stage finished."""
+    folder = shared_folder(tmp_path_factory, request.param)
+    with FileLock(folder / "lock"):
+        return run_chain(request.param, folder / "store")
 
 
 def run_chain(family: str, store: Path) -> Chain:
@@ -88,20 +93,19 @@ def run_chain(family: str, store: Path) -> Chain:
     arguments += ["--overrides", f"{overrides}\n{ONE_ROW}" if family == "bloom" else overrides]
     assert prepare_main(arguments) == 0
     config = store / "runs" / family / "config.yaml"
-    base = Path(yaml.safe_load(config.read_text())["model"]["source"])
+    settings = yaml.safe_load(config.read_text())
+    base = Path(settings["model"]["source"])
     common = ["--config", str(config), "--output", str(store)]
 
     def run(name: str, **inputs: Path) -> Path:
-        given = [part for role, folder in inputs.items() for part in ("--input", f"{role}={folder}")]
-        before = set((store / "artifacts" / name).glob("*"))
+        uris = {role: str(folder) for role, folder in inputs.items()}
+        given = [part for role, uri in uris.items() for part in ("--input", f"{role}={uri}")]
         spec = importlib.import_module(f"components.{name}.config").SPEC
         assert stage_main(spec, functools.partial(_run_of, name), [*common, *given]) == 0
-        (made,) = set((store / "artifacts" / name).glob("*")) - before
-        return made
+        return Path(make_plan(spec, settings, str(config), uris, str(store)).uri)
 
-    before = set(store.glob("artifacts/data-*/*"))
     assert data_main([*common, "--input", f"model={base}"]) == 0
-    datasets = {path.parent.name: path for path in set(store.glob("artifacts/data-*/*")) - before}
+    datasets = {path.parent.name: path for path in store.glob("artifacts/data-*/*")}
     folders = {"base": base, **datasets}
     model = base
     for stage in ("pretrain", "sft"):
