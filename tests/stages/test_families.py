@@ -41,14 +41,7 @@ data: {heldout: 0.4, pretrain: {max_length: 64}, sft: {max_length: 64}}
 pretrain: {max_steps: 20, train_batch_size: 12, per_device_train_batch_size: 12, logging_steps: 20}
 sft: {max_steps: 50, train_batch_size: 4, per_device_train_batch_size: 4, num_eval_prompts: 32, logging_steps: 50}
 reward: {max_steps: 80, train_batch_size: 16, per_device_train_batch_size: 16, logging_steps: 80}
-rl:
-  max_steps: 48
-  learning_rate: 4.0e-3
-  critic_learning_rate: 4.0e-3
-  cliprange: 0.5
-  reward_functions: []
-  num_eval_prompts: 200
-  logging_steps: 48
+rl: {max_steps: 80, reward_functions: [], num_eval_prompts: 200, logging_steps: 80}
 """
 # A row holds one sequence, and no two of them share a micro-batch: more rows for about as many tokens.
 ONE_ROW = "\n".join(
@@ -205,4 +198,4 @@ def test_tied_embeddings_stay_one_tensor_and_untied_ones_two(chain, step):
 
 
 def test_rl_makes_as_many_rollout_batches_as_asked_for(chain):
-    assert len((chain.folders["rl"] / "metrics.jsonl").read_text().splitlines()) == 48
+    assert len((chain.folders["rl"] / "metrics.jsonl").read_text().splitlines()) == 80
