@@ -105,10 +105,11 @@ class Chat:
         done = 0
         for index in wanted if every_turn else wanted[-1:]:
             given = self.render(messages[:index], add_generation_prompt=True)
-            written = self._answer_in(self.render(messages[: index + 1]), given, messages[index].content)
+            last = index == len(messages) - 1
+            text = full if last else self.render(messages[: index + 1])
+            written = self._answer_in(text, given, messages[index].content)
             if len(given) < done or not full.startswith(given):
                 raise _unstable_template()
-            last = index == len(messages) - 1
             if not last and not full.startswith(written, len(given)):
                 raise _unstable_template()
             segments += [Segment(full[done : len(given)], False), Segment(written, True)]

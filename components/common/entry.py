@@ -96,6 +96,15 @@ def quiet_libraries(*, offline: bool = True) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
+def hide(*packages: str) -> None:
+    """Makes packages look as if they were not installed, unless they are loaded already.
+
+    transformers imports torch and datasets wherever it finds them, for work that needs neither, too.
+    """
+    for package in packages:
+        sys.modules.setdefault(package, None)  # type: ignore[arg-type]
+
+
 @contextmanager
 def importing() -> Iterator[None]:
     """Leaves garbage alone while libraries are imported, and what they have made for good.

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.common.config import check_sections, merge_configs, parse_overrides, read_config_file, validate
-from components.common.entry import guarded, importing, input_pair, quiet_libraries, run_plan
+from components.common.entry import guarded, hide, importing, input_pair, quiet_libraries, run_plan
 from components.common.errors import UserError
 from components.common.logs import say
 from components.common.stage import make_plan
@@ -26,8 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(arguments: argparse.Namespace) -> int:
     quiet_libraries(offline=False)
-    # transformers imports torch wherever it is installed: two seconds and half a gigabyte that nothing here would use.
-    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
+    hide("torch")  # two seconds and half a gigabyte
     config = merge_configs(read_config_file(arguments.config), parse_overrides(arguments.set))
     where = str(arguments.config)
     check_sections(config, where)

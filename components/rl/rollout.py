@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,7 +18,9 @@ from components.common.chat import Message
 from components.common.evaluation import pad
 from components.common.generation import Sampling, generate
 from components.data.table import TokenTable, read_jsonl
-from components.rl.roles import Roles
+
+if TYPE_CHECKING:  # evaluate takes prompts from here, and has no use for PEFT
+    from components.rl.roles import Roles
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ import functools
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,7 @@ import numpy as np
 
 from components.common.artifacts import Manifest, commit, list_files
 from components.common.store import DirectoryStore
-from components.data.pack import pack
-from components.data.table import TokenTable, build_table, write_jsonl
+from components.data.table import build_table, in_rows, write_jsonl
 from components.data.tokenise import Tokens
 from tests.benchmarks.harness import Figures, Table, measure, take_turns, write_results
 
@@ -32,12 +30,8 @@ STAGES = ("pretrain", "sft")
 CONFIG = "{stage}: {{max_steps: 2, train_batch_size: 2, num_samples: 0}}\n"
 
 
-def build(folder: Path) -> dict[str, str]:
-    """Writes a model of two layers and a dataset of random tokens.
-
-    Returns:
-        The URI of each.
-    """
+def build(folder: Path) -> None:
+    """Writes a model of two layers, and for each stage a dataset of random tokens."""
     from transformers import AutoModelForCausalLM
 
     from components.prepare.config import ScratchModel
@@ -48,17 +42,17 @@ def build(folder: Path) -> dict[str, str]:
     AutoModelForCausalLM.from_config(config).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     rng = np.random.default_rng(0)
-    store = DirectoryStore(folder / "store")
-    made = store.scratch()
-    for side in ("train", "heldout"):
-        rows = [Tokens(rng.integers(3, len(tokenizer), 20), np.arange(20) > 9) for _ in range(40)]
-        table = build_table(rows, len(tokenizer))
-        TokenTable(table.tokens, table.offsets, table.trained, pack(table.lengths, 64)).save(made / side)
+    rows = [Tokens(rng.integers(3, len(tokenizer), 20), np.arange(20) > 9) for _ in range(40)]
+    table = in_rows(build_table(rows, len(tokenizer)), 64)
     turns = [{"role": "user", "content": "moo"}, {"role": "assistant", "content": "moo"}]
-    write_jsonl(made / "heldout" / "rows.jsonl", [{"messages": turns}] * 40)
-    manifest = Manifest(kind="dataset", stage="data-sft", key="random", files=list_files(made))
-    commit(store, "artifacts/data-sft/random", made, manifest)
-    return {"model": str(folder / "model"), "dataset": f"{store.root}/artifacts/data-sft/random"}
+    store = DirectoryStore(folder / "store")
+    for stage in STAGES:
+        made = store.scratch()
+        for side in ("train", "heldout"):
+            table.save(made / side)
+        write_jsonl(made / "heldout" / "rows.jsonl", [{"messages": turns}] * 40)
+        manifest = Manifest(kind="dataset", stage=f"data-{stage}", key="random", files=list_files(made))
+        commit(store, f"artifacts/data-{stage}/random", made, manifest)
 
 
 def first_step(stage: str, arguments: list[str]) -> None:
@@ -78,10 +72,11 @@ def first_step(stage: str, arguments: list[str]) -> None:
     sys.exit(stage_main(spec, load_run, arguments))
 
 
-def start(stage: str, inputs: Mapping[str, str], folder: Path, number: int) -> Figures:
+def start(stage: str, folder: Path, number: int) -> Figures:
     """Starts a stage anew, in a store of its own."""
     config = folder / f"{stage}.yaml"
     config.write_text(CONFIG.format(stage=stage), encoding="utf-8")
+    inputs = {"model": folder / "model", "dataset": folder / "store" / "artifacts" / f"data-{stage}" / "random"}
     given = [f"--input={name}={uri}" for name, uri in inputs.items()]
     arguments = [f"--config={config}", *given, f"--output={folder / f'{stage}-{number}'}"]
     return asdict(measure([sys.executable, "-m", "tests.benchmarks.bench_startup", "--child", stage, *arguments]))
@@ -102,8 +97,8 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        inputs = build(folder)
-        stages = {f"{stage} to its first step": functools.partial(start, stage, inputs, folder) for stage in STAGES}
+        build(folder)
+        stages = {f"{stage} to its first step": functools.partial(start, stage, folder) for stage in STAGES}
         results = take_turns({"import SFTTrainer, peft, datasets": peer, **stages}, arguments.runs)
     write_results(arguments.output, "startup", [Table("From process start", results, plotted="cpu_s")])
 
