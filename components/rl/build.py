@@ -14,6 +14,7 @@ from components.common.device import DevicePolicy, device_policy
 from components.common.errors import InputError
 from components.common.evaluation import score_sequences
 from components.common.logs import say
+from components.common.lora import speed_up_lora
 from components.common.models import float32_trainables, load_causal_lm, load_reward_model, lora_config
 from components.common.stage import Job
 from components.common.trainer import seed_everything
@@ -114,11 +115,12 @@ def _critic(job: Job[RlConfig], model: Any, fresh: Any, head: Tensor, reward_ada
 
 
 def _prepare(model: Any, *, activation_checkpointing: bool) -> None:
-    """No dropout in any role, float32 adapters."""
+    """No dropout in any role, float32 adapters, which compute in few passes."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     float32_trainables(model)
+    speed_up_lora(model)
     model.train(activation_checkpointing)  # transformers checkpoints activations in training mode only
     if activation_checkpointing:
         model.gradient_checkpointing_enable()

@@ -87,25 +87,24 @@ class Roles:
         own = [parameter for name, parameter in self.model.named_parameters() if mark in name]
         return own + list(self.value_head.parameters()) if role == "critic" else own
 
-    def logprobs(self, ids: Tensor, mask: Tensor, written: Tensor) -> Tensor:
+    def logprobs(self, ids: Tensor, written: Tensor) -> Tensor:
         """Log-probabilities of the written tokens under the active role.
 
         Args:
             ids: Right-padded token ids, shape (rows, width).
-            mask: Attention mask, shape (rows, width).
             written: Which tokens the policy wrote, boolean, shape (rows, width).
 
         Returns:
             Shape (written tokens,), row after row. The head sees no other position.
         """
-        hidden = self._hidden(self.model, ids, mask)[:, :-1][written[:, 1:]]
+        hidden = self._hidden(ids)[:, :-1][written[:, 1:]]
         logits = head_logits(self.model, hidden) / self._temperature
         logprobs: Tensor = logits.gather(-1, ids[written][:, None]).squeeze(-1) - logits.logsumexp(-1)
         return logprobs
 
-    def values(self, ids: Tensor, mask: Tensor, written: Tensor) -> Tensor:
+    def values(self, ids: Tensor, written: Tensor) -> Tensor:
         """The active role's value of the state before each written token, shape (written tokens,)."""
-        hidden = self._hidden(self.model, ids, mask)[:, :-1][written[:, 1:]]
+        hidden = self._hidden(ids)[:, :-1][written[:, 1:]]
         with torch.autocast(hidden.device.type, enabled=False):
             values: Tensor = self.value_head(hidden.float()).squeeze(-1)
         return values
@@ -115,8 +114,10 @@ class Roles:
         model = self.model if self._separate is None else self._separate
         return last_token_scores(model, ids, mask, self.score_head)
 
-    def _hidden(self, model: Any, ids: Tensor, mask: Tensor) -> Tensor:
-        hidden: Tensor = backbone(model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    def _hidden(self, ids: Tensor) -> Tensor:
+        # No attention mask: padding is on the right, where causal attention does not look. Without one, the fastest
+        # kernels may be used.
+        hidden: Tensor = backbone(self.model)(input_ids=ids, use_cache=False).last_hidden_state
         return hidden
 
 

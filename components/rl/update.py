@@ -82,19 +82,19 @@ def _step(
     totals = torch.zeros(4, device=device)
     with roles.use("policy"):
         for piece in pieces:
-            ids, mask, written = experience.rollout.batch(piece, device)
+            ids, _, written = experience.rollout.batch(piece, device)
             old, advantages = _flat(experience, piece, experience.logprobs, experience.advantages)
             terms = ppo.policy_terms(
-                roles.logprobs(ids, mask, written), old.to(device), advantages.to(device), config.cliprange
+                roles.logprobs(ids, written), old.to(device), advantages.to(device), config.cliprange
             )
             optimizers.scaler.scale(terms.loss / tokens).backward()
             totals[:3] += torch.stack([terms.loss.detach(), terms.clipped.float(), terms.approx_kl]) / tokens
     with roles.use("critic"):
         for piece in pieces:
-            ids, mask, written = experience.rollout.batch(piece, device)
+            ids, _, written = experience.rollout.batch(piece, device)
             old, returns = _flat(experience, piece, experience.values, experience.returns)
             loss = ppo.value_loss(
-                roles.values(ids, mask, written), old.to(device), returns.to(device), config.cliprange_value
+                roles.values(ids, written), old.to(device), returns.to(device), config.cliprange_value
             )
             optimizers.scaler.scale(loss / tokens).backward()
             totals[3] += loss.detach() / tokens
