@@ -5,6 +5,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 STORE ?= rlhf-store
 SEED ?= 0
+BENCH ?= build/benchmarks
+BENCHMARKS = $(patsubst tests/benchmarks/bench_%.py,%,$(wildcard tests/benchmarks/bench_*.py))
+# Tests at once.
+JOBS ?= 2
 # The URL of an index that has a CPU build of torch; without it the CUDA build is installed, as on a T4 node.
 TORCH_INDEX ?=
 
@@ -12,7 +16,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-smollm2 test lint types golden lock bench clean
+.PHONY: help demo demo-smollm2 test test-long fuzz lint types golden lock bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,7 +28,13 @@ demo-smollm2: $(VENV)/.smollm2 ## the same with SmolLM2-135M-Instruct: half an h
 	@$(BIN)/rlhf run --preset smollm2-cpu --seed $(SEED) --store $(STORE)
 
 test: $(VENV)/.dev lint types ## all tests that need neither cluster nor root
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
+
+test-long: $(VENV)/.dev ## what takes too long for every commit: each stage ended ten times at random
+	$(BIN)/python -m pytest -q -m long
+
+fuzz: $(VENV)/.dev ## damaged data and configuration files for an hour
+	RLHF_FUZZ_SECONDS=1800 RLHF_FUZZ_SEED=$$RANDOM $(BIN)/python -m pytest -q tests/unit/test_fuzz.py
 
 lint: $(VENV)/.dev ## ruff
 	$(BIN)/ruff check .
@@ -34,10 +44,10 @@ types: $(VENV)/.dev ## mypy, strict
 	$(BIN)/mypy
 
 golden: $(VENV)/.dev ## write the golden files anew; look at the difference before you commit it
-	RLHF_REGENERATE=1 $(BIN)/python -m pytest -q tests/golden tests/stages/test_golden_losses.py
+	RLHF_REGENERATE=1 $(BIN)/python -m pytest -q tests/golden tests/stages/test_golden_losses.py tests/unit/test_bad_input.py
 
-bench: $(VENV)/.dev ## compare with the peers
-	$(BIN)/python tests/benchmarks/bench_merge.py
+bench: $(VENV)/.dev ## compare with the peers; tables and plots go to BENCH
+	for name in $(BENCHMARKS); do $(BIN)/python -m tests.benchmarks.bench_$$name --output $(BENCH) || exit; done
 
 lock: ## resolve the dependencies anew
 	requirements/lock

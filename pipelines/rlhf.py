@@ -4,20 +4,20 @@ rlhf run                              here, in processes
 kfp run submit pipelines/rlhf.py      on Kubeflow Pipelines
 """
 
-from typing import Any
+from functools import partial
 
-from kfp import dsl, kubernetes
+from kfp import dsl
 
 from components.data.component import data as data_step
 from components.evaluate.component import evaluate
 from components.images import LAUNCHER
-from components.merge.component import merge
 from components.prepare.component import prepare
 from components.pretrain.component import pretrain
 from components.report.component import report
 from components.reward.component import reward
 from components.rl.component import rl
 from components.sft.component import sft
+from pipelines import tasks
 
 
 @dsl.pipeline(name="rlhf", description="PT → SFT → RM → RL with LoRA, merged after every stage")
@@ -41,19 +41,11 @@ def rlhf(
         launcher_image: Image of the steps' pods.
         seed: Of everything random; negative: the configuration's.
     """
-
-    def step(task: dsl.PipelineTask, name: str = "") -> dsl.PipelineTask:
-        # A stage's key says whether its result is there; KFP's cache does not know what a URI holds.
-        task.set_caching_options(False).set_container_image(launcher_image)
-        kubernetes.use_field_path_as_env(task, "RLHF_RUN_ID", "metadata.labels['pipeline/runid']")
-        return task.set_display_name(name) if name else task
-
-    def merged(base: Any, trained: dsl.PipelineTask, of: str) -> Any:
-        task = merge(config=start.outputs["config"], base=base, adapter=trained.outputs["Output"], of=of)
-        return step(task, f"merge {of}").outputs["Output"]
-
-    start = step(prepare(preset=preset, config=config, overrides=overrides, model=model, data=data, seed=seed))
+    step = partial(tasks.step, image=launcher_image)
+    asked = {"preset": preset, "config": config, "overrides": overrides, "model": model, "data": data, "seed": seed}
+    start = step(prepare(**asked, pipeline="rlhf"))
     settings, base = start.outputs["config"], start.outputs["model"]
+    merged = partial(tasks.merged, step, settings)
     rows = step(data_step(config=settings, model=base)).outputs
 
     pt = step(pretrain(config=settings, model=base, dataset=rows["pretrain"]))

@@ -84,6 +84,21 @@ class Artifact:
         return parent.digest if parent else None
 
 
+def check_stands_on(adapter: Artifact, base: Artifact) -> None:
+    """Compares the model that an adapter was trained on, if its manifest names one, with a base.
+
+    Raises:
+        InputError: They differ.
+    """
+    parent = adapter.manifest.parents.get("model") if adapter.manifest else None
+    if parent and parent.digest != base.digest:
+        raise InputError(
+            f"was trained on {parent.uri} ({parent.digest}), not on {base.uri} ({base.digest})",
+            where=adapter.uri,
+            hint="give the model it was trained on as base",
+        )
+
+
 def canonical_json(value: Any) -> bytes:
     """JSON with one spelling per value.
 

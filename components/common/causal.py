@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from typing import Any
 
 from components.common import distributed
-from components.common.curves import FILE as CURVES
+from components.common.curves import copy_curves
 from components.common.device import DevicePolicy, device_policy
 from components.common.models import (
     float32_trainables,
@@ -64,7 +63,7 @@ def build_causal_lm(job: Job[Any], *, random_weights: bool = False) -> CausalLM:
     if random_weights:
         model = new_causal_lm(folder, policy)
     else:
-        model = load_causal_lm(folder, policy, full_precision=config.lora is None)
+        model = load_causal_lm(folder, policy, full_precision=config.lora is None, load_in_4bit=config.load_in_4bit)
     if config.lora is not None:
         model = get_peft_model(model, lora_config(model, config.lora, "CAUSAL_LM"))
     float32_trainables(model)
@@ -82,7 +81,7 @@ def save_causal_lm(job: Job[Any], trained: CausalLM, metrics: dict[str, Any], sa
         else:
             save_adapter(trained.model, job.out, base=job.plan.parents()["model"].uri)
         tokenizer = save_tokenizer(trained.tokenizer, job.out)
-        shutil.copyfile(job.work / CURVES, job.out / CURVES)
+        copy_curves(job.work, job.out)
         write_jsonl(job.out / "samples.jsonl", samples)
     return Result("model" if full else "adapter", metrics, tokenizer)
 

@@ -55,10 +55,19 @@ class Chat:
         self._specials = sorted({*tokenizer.all_special_tokens, *added}, key=len, reverse=True)
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
-        """The template's text for a conversation."""
+        """The template's text for a conversation.
+
+        Raises:
+            UserError: The template fails, or refuses the conversation: some take no system prompt.
+        """
         turns = [{"role": message.role, "content": message.content} for message in messages]
-        text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt)
-        return str(text)
+        render = self.tokenizer.apply_chat_template
+        try:
+            return str(render(turns, tokenize=False, add_generation_prompt=add_generation_prompt))
+        except Exception as error:  # jinja raises whatever the template raises
+            raise UserError(
+                f"the chat template fails: {error}", where="chat template", hint="give another model.chat_template"
+            ) from error
 
     def prompt(self, messages: Sequence[Message]) -> str:
         """What the model is given before it answers.
@@ -96,10 +105,11 @@ class Chat:
         done = 0
         for index in wanted if every_turn else wanted[-1:]:
             given = self.render(messages[:index], add_generation_prompt=True)
-            written = self._answer_in(self.render(messages[: index + 1]), given, messages[index].content)
+            last = index == len(messages) - 1
+            text = full if last else self.render(messages[: index + 1])
+            written = self._answer_in(text, given, messages[index].content)
             if len(given) < done or not full.startswith(given):
                 raise _unstable_template()
-            last = index == len(messages) - 1
             if not last and not full.startswith(written, len(given)):
                 raise _unstable_template()
             segments += [Segment(full[done : len(given)], False), Segment(written, True)]
@@ -110,11 +120,8 @@ class Chat:
     def end_of_turn(self) -> str:
         """The token with which the template ends an assistant's turn; the EOS token if it uses none."""
         probe = (Message("user", "a"), Message("assistant", "b"))
-        try:
-            given = self.render(probe[:1], add_generation_prompt=True)
-            tail = self.render(probe)[len(given) :]
-        except Exception as error:  # jinja raises whatever the template raises
-            raise UserError(f"the chat template fails: {error}", where="chat template") from error
+        given = self.render(probe[:1], add_generation_prompt=True)
+        tail = self.render(probe)[len(given) :]
         tail = tail[tail.rfind("b") + 1 :]
         tokens = {*self._specials, *self.tokenizer.get_added_vocab()}
         found = [(tail.find(token), token) for token in tokens if token in tail]

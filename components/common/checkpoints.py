@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.common import distributed
 from components.common.artifacts import FileEntry, canonical_json, list_files
 from components.common.logs import say
 from components.common.store import MANIFEST, sync
@@ -39,15 +40,22 @@ class Checkpoints:
         work: This run's work folder, `…/work/<stage>/<key>/<run id>`. Its siblings belong to other runs of the same
             key, whose checkpoints are as good.
         stage: Name of the stage, for messages.
-        keep: How many of this run's checkpoints stay.
+        keep: How many of the key's checkpoints stay.
     """
 
     def __init__(self, work: Path, stage: str, keep: int = 2) -> None:
         self._work, self._stage, self._keep = work, stage, keep
 
+    def resume(self) -> Checkpoint | None:
+        """The newest checkpoint, the same on all processes, said aloud."""
+        found = distributed.from_main(self.newest() if distributed.is_main() else None)
+        if found:
+            say(self._stage, f"goes on after step {found.step}: {found.folder}")
+        return found
+
     def newest(self) -> Checkpoint | None:
         """The newest checkpoint of any run of this key that verifies; broken ones are named and passed over."""
-        for checkpoint in sorted(self._found(self._work.parent), key=lambda c: (c.step, str(c.folder)), reverse=True):
+        for checkpoint in self._found():
             broken = _fault(checkpoint.folder)
             if broken is None:
                 return checkpoint
@@ -73,31 +81,27 @@ class Checkpoints:
     def commit(self, aside: Path, step: int) -> None:
         """Makes a folder beside the checkpoints the checkpoint of a step."""
         target = self._work / "checkpoints" / f"step-{step:08d}"
+        if target.exists():
+            return
         entries = [entry.model_dump() for entry in list_files(aside)]
         for path in aside.rglob("*"):
             if path.is_file():
                 sync(path)
         (aside / MANIFEST).write_bytes(canonical_json(entries))
         sync(aside / MANIFEST)
-        shutil.rmtree(target, ignore_errors=True)
         os.rename(aside, target)
         sync(target.parent)
         self._prune()
 
-    def clear(self) -> None:
-        """Removes all checkpoints of this key and whatever is left of unfinished ones: its artifact is there now."""
-        for folder in self._work.parent.glob("*/checkpoints"):
-            shutil.rmtree(folder, ignore_errors=True)
-
     def _prune(self) -> None:
-        ours = sorted(self._found(self._work.parent, self._work.name), key=lambda checkpoint: checkpoint.step)
-        for checkpoint in ours[: -self._keep]:
+        for checkpoint in self._found()[self._keep :]:
             shutil.rmtree(checkpoint.folder, ignore_errors=True)
 
-    @staticmethod
-    def _found(runs: Path, run: str = "*") -> list[Checkpoint]:
-        matches = ((path, _NAME.fullmatch(path.name)) for path in runs.glob(f"{run}/checkpoints/step-*"))
-        return [Checkpoint(path, int(match[1])) for path, match in matches if match]
+    def _found(self) -> list[Checkpoint]:
+        """Checkpoints of all runs of this key, the newest first."""
+        matches = ((path, _NAME.fullmatch(path.name)) for path in self._work.parent.glob("*/checkpoints/step-*"))
+        found = [Checkpoint(path, int(match[1])) for path, match in matches if match]
+        return sorted(found, key=lambda checkpoint: (checkpoint.step, str(checkpoint.folder)), reverse=True)
 
 
 def _fault(folder: Path) -> str | None:

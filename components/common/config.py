@@ -24,6 +24,7 @@ SECTIONS = (
     "sft",
     "reward",
     "rl",
+    "dpo",
     "merge",
     "evaluate",
     "launcher",
@@ -69,11 +70,14 @@ def load_yaml(text: str, where: str) -> dict[str, Any]:
         line = f" line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "not valid YAML"
         raise UserError(f"not valid YAML: {problem}", where=f"{where}{line}") from error
+    except (ValueError, AttributeError, IndexError, TypeError, RecursionError) as error:
+        # PyYAML lets through what Python says of a date such as 2026-13-45 or a number such as `!!int x`.
+        raise UserError(f"not valid YAML: {str(error).splitlines()[0]}", where=where) from error
     if value is None:
         return {}
     if not isinstance(value, dict):
         raise UserError(
-            f"a mapping is expected, not {type(value).__name__}", where=where, hint="write `section: {field: value}`"
+            f"a mapping is expected, not {type(value).__name__}", where=where, hint="write section: {field: value}"
         )
     return value
 
@@ -125,7 +129,7 @@ def check_sections(config: Mapping[str, Any], where: str) -> None:
     Raises:
         UserError: Naming every unknown section and the nearest known one.
     """
-    unknown = [f"{name} ({_suggest(name, SECTIONS)})" for name in config if name not in SECTIONS]
+    unknown = [f"{name} ({suggest(name, SECTIONS)})" for name in config if name not in SECTIONS]
     if unknown:
         raise UserError(f"unknown section {', '.join(unknown)}", where=where, hint=f"sections: {', '.join(SECTIONS)}")
 
@@ -145,18 +149,23 @@ def validate(kind: type[ConfigT], values: Any, section: str, where: str) -> Conf
     try:
         return kind.model_validate({} if values is None else values)
     except ValidationError as error:
-        problems = [_describe(problem, kind, section) for problem in error.errors()]
-        raise UserError(" | ".join(problems), where=where) from error
+        faults = {(tuple(problem["loc"]), problem["msg"]): problem for problem in error.errors()}
+        # A part that takes a value over from its section has the section's fault: it is told once.
+        told = [
+            fault for (loc, msg), fault in faults.items() if (loc[:-2] + loc[-1:], msg) not in faults or len(loc) < 2
+        ]
+        raise UserError(" | ".join(_describe(fault, kind, section) for fault in told), where=where) from error
 
 
 def _describe(problem: Any, kind: type[BaseModel], section: str) -> str:
     path = [str(part) for part in problem["loc"]]
     name = ".".join(part for part in [section, *path] if part)
     if problem["type"] == "extra_forbidden":
-        return f"{name}: unknown field ({_suggest(path[-1], _fields_at(kind, path[:-1]))})"
+        return f"{name}: unknown field ({suggest(path[-1], _fields_at(kind, path[:-1]))})"
     value = problem.get("input")
     shown = "" if isinstance(value, dict) or problem["type"] == "missing" else f", got {value!r}"
-    return f"{name}: {problem['msg'].removeprefix('Value error, ')}{shown}"
+    fault = problem["msg"].removeprefix("Value error, ").removeprefix("Input ").partition(", unable to parse")[0]
+    return f"{name}: {fault}{shown}" if name else f"{fault}{shown}"
 
 
 def _fields_at(kind: type[BaseModel], path: list[str]) -> list[str]:
@@ -178,7 +187,8 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     return next(filter(None, map(_model_in, get_args(annotation))), None)
 
 
-def _suggest(name: str, known: Iterable[str]) -> str:
+def suggest(name: str, known: Iterable[str]) -> str:
+    """The nearest of the known names, or all of them if none is near."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"

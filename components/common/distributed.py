@@ -37,6 +37,12 @@ def start(device: torch.device) -> None:
         dist.init_process_group(backend, timeout=timedelta(minutes=10))
 
 
+def barrier() -> None:
+    """Waits for all processes."""
+    if world_size() > 1:
+        dist.barrier()
+
+
 def shard(items: Sequence[Item]) -> Sequence[Item]:
     """This process's share of a list, taken in turns."""
     return items[rank() :: world_size()]

@@ -6,6 +6,7 @@ python -m components.sft --config run.yaml --input model=URI --input dataset=URI
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import re
@@ -16,7 +17,8 @@ import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,30 @@ def quiet_libraries(*, offline: bool = True) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
+def hide(*packages: str) -> None:
+    """Makes packages look as if they were not installed, unless they are loaded already.
+
+    transformers imports torch and datasets wherever it finds them, for work that needs neither, too.
+    """
+    for package in packages:
+        sys.modules.setdefault(package, None)  # type: ignore[arg-type]
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Leaves garbage alone while libraries are imported, and what they have made for good.
+
+    A million objects that live as long as the process would be looked at again and again: a seventh of the time that
+    importing torch and transformers takes, and half a second at every full collection after it.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def _main(spec: StageSpec[ConfigT], load_run: Callable[[], Run], arguments: argparse.Namespace) -> int:
     config = merge_configs(read_config_file(arguments.config), parse_overrides(arguments.set))
     plan = make_plan(spec, config, str(arguments.config), dict(arguments.input), arguments.output)
@@ -107,7 +133,9 @@ def _main(spec: StageSpec[ConfigT], load_run: Callable[[], Run], arguments: argp
     if arguments.nproc > 1 and not ranks:
         return _torchrun(spec.name, arguments)
     quiet_libraries()
-    run_plan(plan, load_run())
+    with importing():
+        run = load_run()
+    run_plan(plan, run)
     return 0
 
 
@@ -139,10 +167,17 @@ def run_plan(plan: Plan[Any], run: Run) -> Manifest | None:
             tokenizer=result.tokenizer,
         )
         manifest = commit(plan.store, plan.prefix, out, manifest)
+        _clear_checkpoints(work)
         say(plan.spec.name, f"finished: {plan.uri}")
         return manifest
     finally:
         shutil.rmtree(out, ignore_errors=True)
+
+
+def _clear_checkpoints(work: Path) -> None:
+    """Removes what any run has left of this key's training: its result is there now."""
+    for folder in work.parent.glob("*/checkpoints"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _torchrun(stage: str, arguments: argparse.Namespace) -> int:

@@ -165,19 +165,50 @@ def likelihood(
     with evaluating(model), autocast(policy):
         mine = distributed.shard(batches_by_length([len(table.ids(i)) for i in sequences], max_tokens))
         for batch in mine:
-            rows = [sequences[i] for i in batch]
-            ids, mask = pad([table.ids(i) for i in rows], 0, policy.device)
-            labels, _ = pad([table.labels(i) for i in rows], -100, policy.device)
-            hidden = backbone(model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-            target = labels[:, 1:]
-            wanted = target != -100
-            states, target = hidden[:, :-1][wanted], target[wanted]
-            for part, labelled in zip(states.split(HEAD_ROWS), target.split(HEAD_ROWS), strict=True):
-                logits = head_logits(model, part)
-                totals[0] += nn.functional.cross_entropy(logits, labelled, reduction="sum").double()
-            totals[1] += len(target)
+            for logits, labels, _ in _label_logits(model, table, [sequences[i] for i in batch], policy):
+                totals[0] += nn.functional.cross_entropy(logits, labels, reduction="sum").double()
+                totals[1] += len(labels)
     distributed.sum_over_ranks(totals)
     return Likelihood(float(totals[0]), int(totals[1]))
+
+
+def sequence_log_probs(model: Any, table: TokenTable, policy: DevicePolicy, max_tokens: int) -> NDArray[np.float64]:
+    """Log-probability of each sequence's label tokens, given the tokens before them.
+
+    Args:
+        model: A causal language model, with whatever adapter is active.
+        table: The sequences; those of a preference dataset carry labels on the answer alone.
+        policy: Device and type.
+        max_tokens: Positions in a batch.
+
+    Returns:
+        Sums over the label tokens in nats, shape (sequences,).
+    """
+    results: list[tuple[int, float]] = []
+    with evaluating(model), autocast(policy):
+        for batch in distributed.shard(batches_by_length(table.lengths.tolist(), max_tokens)):
+            sums = np.zeros(len(batch))
+            for logits, labels, rows in _label_logits(model, table, batch, policy):
+                nll = nn.functional.cross_entropy(logits, labels, reduction="none")
+                # Summed here, in order: a GPU would sum in any, and two equal policies would no longer tie.
+                sums -= np.bincount(rows.cpu().numpy(), nll.double().cpu().numpy(), len(batch))
+            results += zip(batch, sums.tolist(), strict=True)
+    sums_by_row = dict(distributed.gather(results))
+    return np.asarray([sums_by_row[i] for i in range(len(table))], np.float64)
+
+
+def _label_logits(
+    model: Any, table: TokenTable, batch: Sequence[int], policy: DevicePolicy
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Logits, labels and row in the batch of every label token, a part at a time; the head sees no other position."""
+    ids, mask = pad([table.ids(i) for i in batch], 0, policy.device)
+    labels, _ = pad([table.labels(i) for i in batch], -100, policy.device)
+    hidden = backbone(model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    target = labels[:, 1:]
+    wanted = target != -100
+    parts = (hidden[:, :-1][wanted], target[wanted], wanted.nonzero()[:, 0])
+    for states, labelled, rows in zip(*(part.split(HEAD_ROWS) for part in parts), strict=True):
+        yield head_logits(model, states), labelled, rows
 
 
 def score_sequences(

@@ -6,8 +6,9 @@ position alone, so that a sample is the same in whatever batch, on whatever rank
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,11 @@ class Sampling:
         temperature: 0 takes the most likely token.
         seed: First part of the key of the random numbers.
         step: Second part; the third is the row's own key.
+        top_k: Sample from the so many most likely tokens only; 0 from all.
+        top_p: Sample from the fewest most likely tokens that have this probability together (nucleus sampling, Holtzman
+            et al. 2019, arXiv:1904.09751); after temperature and `top_k`, as in transformers.
+        max_positions: Positions that the model has for prompt and completion together, if it has a limit: a completion
+            that reaches it is cut off.
     """
 
     max_new_tokens: int
@@ -39,6 +45,14 @@ class Sampling:
     temperature: float = GREEDY
     seed: int = 0
     step: int = 0
+    top_k: int = 0
+    top_p: float = 1.0
+    max_positions: int | None = None
+
+    def limit(self, prompt: Ids) -> int:
+        """Longest completion of a prompt."""
+        room = self.max_new_tokens if self.max_positions is None else self.max_positions - len(prompt)
+        return min(self.max_new_tokens, room)
 
 
 def generate(
@@ -49,6 +63,7 @@ def generate(
     *,
     max_tokens: int = 16384,
     keys: Sequence[tuple[int, ...]] | None = None,
+    watch: Callable[[int, int], None] | None = None,
 ) -> list[Ids]:
     """Completes prompts.
 
@@ -59,16 +74,18 @@ def generate(
         policy: Device and type.
         max_tokens: Positions in a batch, prompt and completion.
         keys: Each row's part of the key of the random numbers; its index by default.
+        watch: Called with a row's index and its next token as soon as that is there.
 
     Returns:
-        Token ids of each completion, in the order given, ended by a stop token unless cut off by `max_new_tokens`.
+        Token ids of each completion, in the order given, ended by a stop token unless cut off by a limit of `sampling`.
     """
     keys = [(index,) for index in range(len(prompts))] if keys is None else keys
-    longest = [len(prompt) + sampling.max_new_tokens for prompt in prompts]
+    longest = [len(prompt) + sampling.limit(prompt) for prompt in prompts]
     completions: list[Ids] = [np.zeros(0, np.int64)] * len(prompts)
     with evaluating(model), autocast(policy):
         for batch in batches_by_length(longest, max_tokens):
-            rows = _decode(model, [prompts[i] for i in batch], [keys[i] for i in batch], sampling, policy)
+            emit = None if watch is None else partial(_emit, watch, batch)
+            rows = _decode(model, [prompts[i] for i in batch], [keys[i] for i in batch], sampling, policy, emit)
             for index, row in zip(batch, rows, strict=True):
                 completions[index] = row
     return completions
@@ -84,12 +101,17 @@ def generate_shared(
     return distributed.gather(written)
 
 
+def _emit(watch: Callable[[int, int], None], batch: Sequence[int], row: int, token: int) -> None:
+    watch(batch[row], token)
+
+
 def _decode(
     model: Any,
     prompts: Sequence[Ids],
     keys: Sequence[tuple[int, ...]],
     sampling: Sampling,
     policy: DevicePolicy,
+    emit: Callable[[int, int], None] | None,
 ) -> list[Ids]:
     from components.common.kv_cache import roomy_cache
 
@@ -98,6 +120,7 @@ def _decode(
     transformer = backbone(model)
     cache = roomy_cache(transformer.config, room=sampling.max_new_tokens - 1)
     uniform = [_uniform_numbers(sampling, key) for key in keys]
+    limits = [sampling.limit(prompt) for prompt in prompts]
     alive = list(range(len(prompts)))
     written: list[list[int]] = [[] for _ in prompts]
     position = mask.sum(1, keepdim=True) - 1
@@ -114,8 +137,14 @@ def _decode(
         tokens = _choose(logits, [uniform[row][index] for row in alive], sampling)
         for row, token in zip(alive, tokens.tolist(), strict=True):
             written[row].append(token)
-        going = [i for i, row in enumerate(alive) if written[row][-1] not in sampling.stop]
-        if not going or index + 1 == sampling.max_new_tokens:
+            if emit is not None:
+                emit(row, token)
+        going = [
+            i
+            for i, row in enumerate(alive)
+            if written[row][-1] not in sampling.stop and len(written[row]) < limits[row]
+        ]
+        if not going:
             break
         if len(going) < len(alive):
             keep = torch.tensor(going, device=device)
@@ -154,6 +183,18 @@ def _choose(logits: torch.Tensor, uniform: Sequence[float], sampling: Sampling) 
     if sampling.temperature == GREEDY:
         return logits.argmax(-1)
     # In float64 a sum over a large vocabulary still tells neighbouring tokens apart.
-    cumulative = (logits / sampling.temperature).softmax(-1).double().cumsum(-1)
+    cumulative = _likely(logits / sampling.temperature, sampling).softmax(-1).double().cumsum(-1)
     target = torch.tensor(uniform, dtype=torch.float64, device=logits.device)[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
+
+
+def _likely(scores: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """Scores in which the tokens that `top_k` and `top_p` rule out are minus infinity."""
+    from transformers import TopKLogitsWarper, TopPLogitsWarper
+
+    no_ids: Any = None  # neither looks at them
+    if sampling.top_k:
+        scores = TopKLogitsWarper(min(sampling.top_k, scores.shape[-1]))(no_ids, scores)
+    if sampling.top_p < 1:
+        scores = TopPLogitsWarper(sampling.top_p)(no_ids, scores)
+    return scores

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import nn
 
 from components.common.device import DevicePolicy
 from components.common.errors import InputError, UserError
-from components.common.tokenizer import tokenizer_identity
+from components.common.tokenizer import save_generation_config, tokenizer_identity
 
 if TYPE_CHECKING:
     from components.common.training import LoraSettings
@@ -23,13 +24,16 @@ PARITY = "parity.safetensors"
 HEADS = ("lm_head", "score")  # never LoRA targets: their losses read `.weight` directly, and PEFT would replace it
 
 
-def load_causal_lm(folder: Path, policy: DevicePolicy, *, full_precision: bool = False) -> Any:
+def load_causal_lm(
+    folder: Path, policy: DevicePolicy, *, full_precision: bool = False, load_in_4bit: bool = False
+) -> Any:
     """Loads a causal language model in the policy's type on its device.
 
     Args:
         folder: Where it is.
         policy: Device and type.
         full_precision: Load in float32 all the same, because all parameters will be trained.
+        load_in_4bit: Keep linear layers but the head in NF4, to train adapters on them.
 
     Raises:
         InputError: The weights are missing or do not fit the architecture.
@@ -37,7 +41,7 @@ def load_causal_lm(folder: Path, policy: DevicePolicy, *, full_precision: bool =
     from transformers import AutoModelForCausalLM
 
     dtype = torch.float32 if full_precision else policy.compute_dtype
-    return _load(AutoModelForCausalLM, folder, policy, dtype)
+    return _load(AutoModelForCausalLM, folder, policy, dtype, **_in_4bit(policy, load_in_4bit))
 
 
 def new_causal_lm(folder: Path, policy: DevicePolicy) -> Any:
@@ -53,13 +57,13 @@ def new_causal_lm(folder: Path, policy: DevicePolicy) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         return AutoModelForCausalLM.from_config(config).to(policy.device)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"no model can be made from config.json: {error}", where=str(folder)) from error
 
 
-def load_reward_base(folder: Path, policy: DevicePolicy, pad_token_id: int) -> Any:
+def load_reward_base(folder: Path, policy: DevicePolicy, pad_token_id: int, *, load_in_4bit: bool = False) -> Any:
     """Loads a causal language model's backbone under a score head that is all zeros.
 
     Zero makes "before training" mean what it should: every pair is a tie.
@@ -68,6 +72,7 @@ def load_reward_base(folder: Path, policy: DevicePolicy, pad_token_id: int) -> A
         folder: The causal language model.
         policy: Device and type.
         pad_token_id: By which the model finds the last token of a padded row.
+        load_in_4bit: As for `load_causal_lm`.
     """
     from transformers import AutoModelForSequenceClassification
 
@@ -78,22 +83,51 @@ def load_reward_base(folder: Path, policy: DevicePolicy, pad_token_id: int) -> A
         policy.compute_dtype,
         expected=("score.weight",),
         num_labels=1,
+        **_in_4bit(policy, load_in_4bit),
     )
     nn.init.zeros_(model.score.weight)
     model.config.pad_token_id = pad_token_id
     return model
 
 
-def load_reward_model(folder: Path, policy: DevicePolicy) -> Any:
-    """Loads a merged reward model; its score head stays float32, as it was trained."""
+def load_sequence_classifier(folder: Path, policy: DevicePolicy, *, load_in_4bit: bool = False) -> Any:
+    """Loads a sequence classification model in the policy's type on its device."""
     from transformers import AutoModelForSequenceClassification
 
-    model = _load(AutoModelForSequenceClassification, folder, policy, policy.compute_dtype)
+    extra = _in_4bit(policy, load_in_4bit)
+    return _load(AutoModelForSequenceClassification, folder, policy, policy.compute_dtype, **extra)
+
+
+def load_reward_model(folder: Path, policy: DevicePolicy, *, load_in_4bit: bool = False) -> Any:
+    """Loads a merged reward model; its score head stays float32, as it was trained."""
+    model = load_sequence_classifier(folder, policy, load_in_4bit=load_in_4bit)
     for path in folder.glob("*.safetensors"):
         with safe_open(path, "pt") as file:
             if path.name != PARITY and HEAD in file.keys():  # noqa: SIM118, it is no dict
                 model.score.weight.data = file.get_tensor(HEAD).float().to(policy.device)
     return model
+
+
+def _in_4bit(policy: DevicePolicy, wanted: bool) -> dict[str, Any]:
+    """Arguments for `from_pretrained` to quantise linear layers as QLoRA does (arXiv:2305.14314).
+
+    Raises:
+        UserError: bitsandbytes is not installed.
+    """
+    if not wanted:
+        return {}
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError("bitsandbytes is not installed", where="load_in_4bit", hint="pip install 'rlhf-stack[qlora]'")
+    from transformers import BitsAndBytesConfig
+
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=policy.compute_dtype,
+        llm_int8_skip_modules=list(HEADS),
+    )
+    return {"quantization_config": quantization, "device_map": {"": str(policy.device)}}
 
 
 def _load(
@@ -105,7 +139,9 @@ def _load(
     logging.set_verbosity_error()  # it reports the missing score head as a fault; the check below is stricter
     try:
         # Attention is left to transformers: sdpa where the family has it, eager where not (bloom).
-        model, info = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True, **kwargs)
+        model, info = kind.from_pretrained(
+            folder, dtype=dtype, output_loading_info=True, trust_remote_code=False, **kwargs
+        )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise InputError(f"cannot be loaded: {error}", where=str(folder)) from error
     finally:
@@ -113,7 +149,7 @@ def _load(
     refuse_missing(info, str(folder), expected)
     if dtype == torch.float16:  # a bfloat16 checkpoint may hold what float16 cannot
         refuse_not_finite(model, str(folder), hint="set model.dtype=float32")
-    return model.to(policy.device)
+    return model if "device_map" in kwargs else model.to(policy.device)
 
 
 def refuse_missing(info: Mapping[str, Any], where: str, expected: Iterable[str] = ()) -> None:
@@ -226,12 +262,18 @@ def save_model(model: Any, folder: Path, base: Path) -> None:
     refuse_not_finite(model, "model", hint="training has diverged: lower the learning rate")
     fields = json.loads((base / "config.json").read_text(encoding="utf-8"))
     name = fields.get("dtype") or fields.get("torch_dtype") or "float32"
+    model.config.use_cache = True  # training switches it off, and whoever serves the model would go without
     model.to(getattr(torch, name)).save_pretrained(folder)
 
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> dict[str, str]:
-    """Saves the tokenizer with its chat template and returns what the manifest records of it."""
+    """Saves the tokenizer with its chat template, and with it where an answer ends.
+
+    Returns:
+        What the manifest records of it.
+    """
     tokenizer.save_pretrained(folder)
+    save_generation_config(tokenizer, folder)
     return tokenizer_identity(tokenizer)
 
 

@@ -1,70 +1,107 @@
-"""Training on packed rows with TRL's SFTTrainer: what pretrain and sft share.
+"""Training on packed rows: what pretrain and sft share.
 
-The rows come tokenised and packed from the data step, so TRL's own preparation is skipped. One row a micro-batch is
-best without FlashAttention: TRL joins the rows of a micro-batch into one, and attention masks grow with its square.
+The rows come tokenised and packed from the data step and the loss is our own, so transformers' Trainer is all that is
+needed: TRL's SFTTrainer would prepare nothing here, and off CUDA it computes the logits of every position.
 """
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
-import numpy as np
 import torch
-from datasets import Dataset
-from numpy.typing import NDArray
-from trl import SFTConfig, SFTTrainer
+from torch import nn
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from components.common.curves import Curves
+from components.common import distributed
+from components.common.batches import PackedRows, collate
+from components.common.causal import Tables
 from components.common.device import DevicePolicy
 from components.common.errors import UserError
-from components.common.evaluation import autocast, backbone, evaluating
+from components.common.evaluation import autocast, backbone, evaluating, likelihood
+from components.common.label_head import label_head
 from components.common.stage import Job
-from components.common.trainer import StageCallback, start_training, trainer_arguments, training_order
-from components.data.model_facts import read_model_facts
+from components.common.trainer import Training, run_trainer, training_order
 from components.data.table import TokenTable
 
 BORDER_TOLERANCE = 0.05  # of the hidden states' spread: rounding in half precision stays below, a leak does not
 
 
-def train_packed(job: Job[Any], model: Any, tokenizer: Any, table: TokenTable, policy: DevicePolicy) -> None:
+def train_packed(job: Job[Any], model: Any, data: Tables, policy: DevicePolicy) -> None:
     """Trains a model's trainable parameters on a table's packed rows.
 
     Args:
         job: The stage.
         model: A causal language model, with or without an adapter; changed in place.
-        tokenizer: Its tokenizer.
-        table: A packed table.
+        data: Packed rows to train on; sequences to measure with on the way.
         policy: Device and type.
     """
+    table = data.train
     _check_borders(job, model, table, policy)
-    arguments = SFTConfig(
-        **trainer_arguments(job, policy),
-        packing=False,
-        padding_free=True,
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
-    )
-    with Curves(job.work, job.name) as curves, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*per_device_train_batch_size of 1.*")
-        trainer = SFTTrainer(
+    order = training_order(job, len(table.rows or ()))
+
+    def trainer(arguments: dict[str, Any], callback: TrainerCallback) -> PackedTrainer:
+        return PackedTrainer(
             model=model,
-            args=arguments,
-            train_dataset=packed_dataset(table, training_order(job, len(table.rows or ()))),
-            processing_class=tokenizer,
-            callbacks=[StageCallback(job, curves)],
+            args=TrainingArguments(**arguments),
+            train_dataset=PackedRows(table, order),
+            data_collator=collate,
+            callbacks=[callback],
         )
-        start_training(trainer)
+
+    def heldout_loss() -> float:
+        heldout = data.heldout
+        return likelihood(model, heldout, range(len(heldout)), policy, max_tokens=job.config.eval_tokens).loss
+
+    with label_head(model):
+        run_trainer(Training(job, policy, model, order, table.row_lengths(), trainer, heldout_loss))
 
 
-def packed_dataset(table: TokenTable, order: NDArray[np.int64]) -> Dataset:
-    """Rows of a packed table in an order, read from the memory-mapped files when they are asked for."""
+class PackedTrainer(Trainer):  # type: ignore[misc]
+    """A trainer for a model under `label_head`: a step's loss is the mean over the label tokens of its global batch."""
 
-    def read(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
-        rows = [table.packed(row) for row in batch["row"]]
-        return {name: [row[name] for row in rows] for name in rows[0]}
+    loss_is_scaled_for_ga = True
 
-    return Dataset.from_dict({"row": order}).with_transform(read)
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.model_accepts_loss_kwargs = True  # the trainer counts a step's label tokens, over all processes
+        self._tokens = 0.0
+        self._counts = torch.zeros(3, dtype=torch.float64, device=self.args.device)  # right, labelled, all tokens
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> Any:
+        """Summed loss over the step's label tokens, times the number of processes: gradients are averaged over them.
+
+        Args:
+            model: As wrapped for training.
+            inputs: A micro-batch from `collate`.
+            return_outputs: Not supported; held-out rows are measured by `components.common.evaluation`.
+            num_items_in_batch: Label tokens of the step, of all processes.
+        """
+        assert num_items_in_batch is not None
+        assert not return_outputs
+        lengths = inputs.pop("lengths")
+        nll, correct = model(**inputs)
+        labelled = (inputs["labels"] != -100).sum()
+        self._counts += torch.stack([correct, labelled, lengths.sum()])
+        return nll / num_items_in_batch.clamp(min=1) * distributed.world_size()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the token accuracy since the last line, and the tokens that all processes have handled."""
+        if "loss" in logs:
+            right, labelled, tokens = distributed.sum_over_ranks(self._counts).tolist()
+            self._counts.zero_()
+            self._tokens += tokens
+            logs |= {"mean_token_accuracy": right / max(labelled, 1), "num_tokens": self._tokens}
+        super().log(logs, start_time)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Nobody reads it, and counting parameters anew in every step takes milliseconds."""
+        return 0
 
 
 def _check_borders(job: Job[Any], model: Any, table: TokenTable, policy: DevicePolicy) -> None:
@@ -76,12 +113,6 @@ def _check_borders(job: Job[Any], model: Any, table: TokenTable, policy: DeviceP
     rows = table.rows
     packed = [row for row in range(len(rows or ())) if rows is not None and len(rows.row(row)) > 1]
     if not packed:
-        if job.config.per_device_train_batch_size > 1 and not read_model_facts(job.folder("model")).can_pack:
-            raise UserError(
-                "this model cannot compute several sequences at once without padding",
-                where=f"{job.name}.per_device_train_batch_size",
-                hint="set it to 1",
-            )
         return
     row = table.packed(packed[0])
     lengths = row["seq_lengths"]

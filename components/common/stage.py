@@ -37,10 +37,17 @@ _ARTIFACT_URI = re.compile(
 
 @dataclass(frozen=True)
 class InputSpec:
-    """An input that a stage reads: the kinds of artifact it accepts and whether it can do without."""
+    """An input that a stage reads.
+
+    Attributes:
+        kinds: The kinds of artifact it accepts.
+        required: Whether the stage cannot do without.
+        made_by: The stage that must have made it; empty: any. All datasets are of one kind.
+    """
 
     kinds: tuple[Kind, ...]
     required: bool = True
+    made_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -210,6 +217,8 @@ def make_plan(
         raise UserError(f"seed: an integer is expected, got {seed!r}", where=where)
     _check_names(spec, inputs)
     found = {name: find_input(name, uri, spec.inputs[name].kinds) for name, uri in sorted(inputs.items())}
+    for name, artifact in found.items():
+        _check_maker(name, artifact, spec.inputs[name].made_by)
     parents = {name: artifact.digest for name, artifact in found.items()}
     key = stage_key(spec.name, spec.result_version, section.for_key(), parents, seed if spec.seeded else 0)
     root, prefix, below = split_uri(output)
@@ -250,6 +259,15 @@ def find_input(name: str, uri: str, kinds: tuple[Kind, ...]) -> Artifact:
             f"is of kind {artifact.kind}, the input {name} takes {' or '.join(kinds)}", where=uri, hint="check the URI"
         )
     return artifact
+
+
+def _check_maker(name: str, artifact: Artifact, wanted: str) -> None:
+    if wanted and artifact.manifest and artifact.manifest.stage != wanted:
+        raise InputError(
+            f"was made by {artifact.manifest.stage}, the input {name} takes what {wanted} makes",
+            where=artifact.uri,
+            hint="check the URI",
+        )
 
 
 def _plain_folder(name: str, uri: str) -> Artifact:

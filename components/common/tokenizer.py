@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,20 @@ PLAIN_TEMPLATE = (
 )
 
 
+GENERATION_CONFIG = "generation_config.json"
+
+
 def load_tokenizer(folder: Path) -> Any:
     """Loads a fast tokenizer, ready for all stages (see `prepare_tokenizer`).
+
+    Raises:
+        InputError: The folder holds none.
+    """
+    return prepare_tokenizer(read_tokenizer(folder))
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """Loads a fast tokenizer as it is.
 
     Raises:
         InputError: The folder holds none.
@@ -30,12 +43,12 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise InputError(f"no tokenizer can be loaded: {error}", where=str(folder)) from error
     if not tokenizer.is_fast:
         raise InputError("the tokenizer has no fast (Rust) form", where=str(folder), hint="save it as tokenizer.json")
-    return prepare_tokenizer(tokenizer)
+    return tokenizer
 
 
 def prepare_tokenizer(tokenizer: Any, chat_template: str | None = None) -> Any:
@@ -77,6 +90,28 @@ def _pad_token(tokenizer: Any, stops: set[str]) -> str:
         where="tokenizer",
         hint="add a pad token to the base's tokenizer and resize its embedding",
     )
+
+
+def stop_token_ids(tokenizer: Any) -> list[int]:
+    """Ids of the tokens that end an answer: the EOS token and, if it is another, the template's end-of-turn token.
+
+    Args:
+        tokenizer: As `prepare_tokenizer` leaves it.
+    """
+    return list(dict.fromkeys((int(tokenizer.eos_token_id), Chat(tokenizer).end_of_turn_id)))
+
+
+def save_generation_config(tokenizer: Any, folder: Path) -> None:
+    """Writes where an answer ends and what pads into generation_config.json, by which `generate` and servers go.
+
+    Args:
+        tokenizer: As `prepare_tokenizer` leaves it.
+        folder: Where to; other fields of a file that is there are kept.
+    """
+    path = folder / GENERATION_CONFIG
+    fields = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    fields |= {"eos_token_id": stop_token_ids(tokenizer), "pad_token_id": int(tokenizer.pad_token_id)}
+    path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def tokenizer_identity(tokenizer: Any) -> dict[str, str]:

@@ -1,37 +1,64 @@
-"""What the stages that train with TRL share: arguments, progress, guards. TRL itself is imported by the stages."""
+"""How the stages that train with TRL do it: arguments, order of the rows, resume. TRL is imported by the stages."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from components.common import distributed
+from components.common.best import BestWeights
+from components.common.callback import StageCallback
+from components.common.checkpoints import Checkpoints
 from components.common.curves import Curves
 from components.common.device import DevicePolicy
 from components.common.errors import UserError
-from components.common.logs import Progress
+from components.common.evaluation import autocast
+from components.common.interrupt import stop_requests, stopped
+from components.common.logs import say
+from components.common.micro_batch import fitting, try_gradients
+from components.common.models import float32_trainables
 from components.common.stage import Job
 from components.common.training import TrainingConfig
 
-# What of the trainer's log goes into curves and lines, and under which name.
-_CURVES = {
-    "loss": "loss",
-    "learning_rate": "lr",
-    "grad_norm": "grad_norm",
-    "mean_token_accuracy": "token_accuracy",
-    "accuracy": "accuracy",
-    "margin": "margin",
-}
-_SHOWN = ("loss", "accuracy", "lr")
+
+@dataclass(frozen=True)
+class Training:
+    """What `run_trainer` is given.
+
+    Attributes:
+        job: The stage.
+        policy: Device and type.
+        model: What is trained, in place.
+        rows: Dataset row of each training row, in order (`training_order`).
+        lengths: Tokens in each dataset row.
+        make: Makes a trainer of arguments (`trainer_arguments`) and a callback.
+        heldout_loss: Measures the model as it is, where the settings ask for that on the way.
+    """
+
+    job: Job[Any]
+    policy: DevicePolicy
+    model: Any
+    rows: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    make: Callable[[dict[str, Any], TrainerCallback], Any]
+    heldout_loss: Callable[[], float]
 
 
-def batch_shape(config: TrainingConfig) -> tuple[int, int]:
+def batch_shape(config: TrainingConfig, limit: int) -> tuple[int, int]:
     """Splits the global batch over processes and micro-batches.
+
+    Args:
+        config: Says how many rows make a batch.
+        limit: Most rows in a micro-batch.
 
     Returns:
         Rows of a micro-batch and number of micro-batches a step, in one process.
@@ -45,19 +72,24 @@ def batch_shape(config: TrainingConfig) -> tuple[int, int]:
             f"train_batch_size {config.train_batch_size} cannot be shared by {distributed.world_size()} processes",
             hint="make it a multiple of the number of processes",
         )
-    micro = next(n for n in range(min(config.per_device_train_batch_size, share), 0, -1) if share % n == 0)
+    micro = next(n for n in range(min(limit, share), 0, -1) if share % n == 0)
     return micro, share // micro
 
 
-def trainer_arguments(job: Job[Any], policy: DevicePolicy) -> dict[str, Any]:
+def trainer_arguments(job: Job[Any], policy: DevicePolicy, limit: int) -> dict[str, Any]:
     """Arguments for TRL's configurations, complete enough that none of their surprising defaults is left.
 
     TRL turns bfloat16 on unless told otherwise, saves every 500 steps and checkpoints activations.
+
+    Args:
+        job: The stage.
+        policy: Device and type.
+        limit: Most rows in a micro-batch.
     """
     config: TrainingConfig = job.config
-    micro, accumulation = batch_shape(config)
+    micro, accumulation = batch_shape(config, limit)
     return {
-        "output_dir": str(job.work / "checkpoints"),
+        "output_dir": str(_aside(job)),
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": accumulation,
         "num_train_epochs": 1,  # `training_order` holds the rows of all epochs
@@ -74,7 +106,7 @@ def trainer_arguments(job: Job[Any], policy: DevicePolicy) -> dict[str, Any]:
         "seed": job.seed,
         "logging_steps": 1,  # the curves are whole, and a mean over steps need not survive a restart
         "logging_nan_inf_filter": False,
-        "save_strategy": "no",
+        "save_strategy": "no",  # `StageCallback` asks for checkpoints
         "report_to": "none",
         "disable_tqdm": True,
         "remove_unused_columns": False,
@@ -110,42 +142,69 @@ def seed_everything(seed: int) -> None:
     set_seed(seed)
 
 
-def start_training(trainer: Any) -> None:
-    """Trains, with our lines in place of the trainer's own."""
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
-
-
-class StageCallback(TrainerCallback):  # type: ignore[misc]
-    """Writes curves and progress lines, and stops a run whose loss is no number.
+def run_trainer(training: Training) -> None:
+    """Trains to the last step, from the newest checkpoint of the same key if there is one.
 
     Args:
-        job: The stage.
-        curves: Where the values go.
+        training: What and with what.
+
+    Raises:
+        RetryableError: The process was told to stop; a checkpoint of the last finished step is written.
+        UserError: Not even one row fits the GPU.
     """
+    job, policy = training.job, training.policy
+    limit: int = job.config.per_device_train_batch_size
+    if policy.device.type == "cuda":
+        limit = fitting(job.name, limit, lambda rows: try_longest(training, rows), policy.device)
+    checkpoints = Checkpoints(job.work, job.name, job.config.save_total_limit)
+    if distributed.is_main():
+        shutil.rmtree(_aside(job), ignore_errors=True)
+    found = checkpoints.resume()
+    folder = found.folder if found else None
+    best = BestWeights(training.model, job.config, training.heldout_loss)
+    if folder:
+        best.load(folder)
+    with stop_requests(policy.device) as request, Curves(job.work, job.name, job.config.report_to, folder) as curves:
+        callback = StageCallback(job, curves, checkpoints, request, best)
+        trainer = _make_trainer(training, limit, callback)
+        trainer.remove_callback(PrinterCallback)
+        if best.exhausted:  # an earlier attempt stopped early, and was killed before its result was there
+            trainer._load_from_checkpoint(str(folder))
+        else:
+            trainer.train(resume_from_checkpoint=str(folder) if folder else None)
+    if callback.stopped:
+        raise stopped(job.name, trainer.state.global_step)
+    taken = best.take()
+    if taken is not None:
+        say(job.name, f"takes the weights of step {taken}, the best on held-out data")
 
-    def __init__(self, job: Job[Any], curves: Curves) -> None:
-        self._job, self._curves = job, curves
-        self._progress: Progress | None = None
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Learns how many steps there will be."""
-        self._progress = Progress(
-            self._job.name, state.max_steps, state.global_step, every=self._job.config.logging_steps
-        )
+def try_longest(training: Training, rows: int) -> None:
+    """Computes gradients for the longest rows in one micro-batch, and forgets them.
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **_: Any) -> None:
-        """Takes the trainer's values."""
-        if not logs or "loss" not in logs or self._progress is None:
-            return
-        loss = logs["loss"]
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the loss is {loss} at step {state.global_step}",
-                where=self._job.name,
-                hint=f"lower {self._job.name}.learning_rate or look for broken rows in the data",
-            )
-        values = {ours: float(logs[theirs]) for theirs, ours in _CURVES.items() if theirs in logs}
-        self._curves.write(state.global_step, values)
-        shown = {name: values[name] for name in _SHOWN if name in values}
-        self._progress.step(state.global_step, shown, tokens=int(logs.get("num_tokens", 0)))
+    Raises:
+        torch.OutOfMemoryError: They do not fit.
+    """
+    trainer = _make_trainer(training, rows, TrainerCallback())
+    longest = np.argsort(training.lengths[training.rows], kind="stable")[-rows:]
+
+    def loss() -> torch.Tensor:
+        batch = trainer.data_collator([trainer.train_dataset[int(row)] for row in longest])
+        with autocast(training.policy):
+            inputs = trainer._prepare_inputs(batch)
+            tokens = torch.ones((), device=training.policy.device)
+            value: torch.Tensor = trainer.compute_loss(training.model, inputs, num_items_in_batch=tokens)
+        return value
+
+    try_gradients(training.model, loss)
+
+
+def _make_trainer(training: Training, limit: int, callback: TrainerCallback) -> Any:
+    trainer = training.make(trainer_arguments(training.job, training.policy, limit), callback)
+    float32_trainables(training.model)  # TRL makes adapters on a 4-bit base bfloat16, which a T4 does not have
+    return trainer
+
+
+def _aside(job: Job[Any]) -> Path:
+    """Where the trainer writes a checkpoint, beside those that are whole."""
+    return job.work / "checkpoints" / ".writing"

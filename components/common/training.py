@@ -22,10 +22,11 @@ class LoraSettings(Config):
 
 
 class TrainingConfig(Config):
-    """What pretrain, sft and reward have in common."""
+    """What pretrain, sft, reward and dpo have in common."""
 
     enabled: Annotated[bool, Neutral()] = Field(True, description="off: the stage hands its input on")
     lora: LoraSettings | None = Field(LoraSettings(), description="null: train all parameters")
+    load_in_4bit: bool = Field(False, description="QLoRA: keep the frozen weights in NF4; needs the extra qlora")
     learning_rate: float = Field(2e-4, gt=0)
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
     warmup_ratio: float = Field(0.03, ge=0, lt=1, description="share of the steps in which the rate rises")
@@ -34,7 +35,7 @@ class TrainingConfig(Config):
     num_train_epochs: float = Field(1.0, gt=0)
     max_steps: int = Field(-1, description="optimizer steps; -1: as many as num_train_epochs makes")
     train_batch_size: int = Field(
-        16, ge=1, description="rows (pairs for reward) in an optimizer step, over all processes"
+        16, ge=1, description="rows (pairs for reward and dpo) in an optimizer step, over all processes"
     )
     per_device_train_batch_size: Annotated[int, Neutral()] = Field(
         1, ge=1, description="rows that one process computes at a time; accumulation makes up the rest"
@@ -48,9 +49,23 @@ class TrainingConfig(Config):
         False, description="fail the stage if its main held-out metric is no better than before"
     )
     logging_steps: Annotated[int, Neutral()] = Field(10, ge=1)
+    save_steps: Annotated[int, Neutral()] = Field(100, ge=1, description="steps between checkpoints")
+    eval_steps: int = Field(0, ge=0, description="steps between measurements of the held-out loss; 0: none on the way")
+    load_best_model_at_end: bool = Field(
+        False, description="keep the weights with the lowest held-out loss, not the last"
+    )
+    early_stopping_patience: int = Field(0, ge=0, description="stop after so many measurements without gain; 0: never")
+    report_to: Annotated[tuple[str, ...], Neutral()] = Field(
+        (), description="trackers, as accelerate names them: wandb, mlflow, …"
+    )
+    save_total_limit: Annotated[int, Neutral()] = Field(2, ge=1, description="checkpoints that are kept")
 
     @model_validator(mode="after")
     def _steps(self) -> TrainingConfig:
         if self.max_steps == 0 or self.max_steps < -1:
             raise ValueError("max_steps must be -1 or at least 1")
+        if self.load_in_4bit and self.lora is None:
+            raise ValueError("load_in_4bit freezes the weights: it needs lora")
+        if (self.load_best_model_at_end or self.early_stopping_patience) and not self.eval_steps:
+            raise ValueError("load_best_model_at_end and early_stopping_patience need eval_steps")
         return self

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.common.config import check_sections, merge_configs, parse_overrides, read_config_file, validate
-from components.common.entry import guarded, input_pair, quiet_libraries, run_plan
+from components.common.entry import guarded, hide, importing, input_pair, quiet_libraries, run_plan
 from components.common.errors import UserError
 from components.common.logs import say
 from components.common.stage import make_plan
-from components.data.config import SPECS, DataConfig
+from components.data.config import DataConfig, spec_of
 from components.data.records import TASKS, Task
 from components.data.sources import with_digests
 
@@ -26,21 +26,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(arguments: argparse.Namespace) -> int:
     quiet_libraries(offline=False)
+    hide("torch")  # two seconds and half a gigabyte
     config = merge_configs(read_config_file(arguments.config), parse_overrides(arguments.set))
     where = str(arguments.config)
     check_sections(config, where)
-    parts = validate(DataConfig, config.get("data"), "data", where).model_dump(mode="json")
+    settings = validate(DataConfig, config.get("data"), "data", where)
+    parts = settings.model_dump(mode="json")
     tasks: list[Task] = arguments.task or [task for task in TASKS if parts[task]["sources"]]
     empty = [task for task in tasks if not parts[task]["sources"]] or ([] if tasks else ["sft"])
     if empty:
         raise UserError("has no sources", where=f"{where} data.{empty[0]}", hint=f"set data.{empty[0]}.sources=[PATH]")
     for task in tasks:
         config["data"] = {task: with_digests(parts[task])}
-        plan = make_plan(SPECS[task], config, where, dict(arguments.input), arguments.output)
+        plan = make_plan(spec_of(task, getattr(settings, task)), config, where, dict(arguments.input), arguments.output)
         if plan.finished():
             say(plan.spec.name, f"finished before: {plan.uri}")
             continue
-        from components.data.stage import run
+        with importing():
+            from components.data.stage import run
 
         run_plan(plan, functools.partial(run, task))
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
@@ -24,6 +25,9 @@ class Source(Config):
     path: Annotated[str, Neutral()] = Field(description="file, folder, artifact URI, or owner/name[:split] on the hub")
     digest: str = Field("", description="hash of the content; filled in when the configuration is resolved")
     max_samples: int | None = Field(None, ge=1, description="read only the first so many rows")
+    weight: float | None = Field(
+        None, gt=0, description="share of the stage's training rows; the weights of all sources may have any sum"
+    )
     sample_by: SampleBy = Field("auto", description="what one document of a .txt file is")
 
 
@@ -39,12 +43,30 @@ class PartConfig(Config):
     sources: tuple[Source, ...] = Field((), description="paths, or mappings with the fields of a source")
     heldout: float = Field(0.05, gt=0, lt=1, description="share of the prompts that is held out; set data.heldout")
     split_by: str | None = Field(None, description="column that decides the side of a row; set data.split_by")
+    max_samples: int | None = Field(None, ge=1, description="most training rows, of all sources; drawn by the seed")
     max_heldout: int = Field(1000, ge=1, description="held-out rows that are used; the rest is for neither side")
 
     @field_validator("sources", mode="before")
     @classmethod
     def _short_form(cls, value: Any) -> Any:
         return expand_sources(value)
+
+    @model_validator(mode="after")
+    def _all_or_none(self) -> PartConfig:
+        if len({source.weight is None for source in self.sources}) > 1:
+            raise ValueError("give every source a weight, or none")
+        return self
+
+    @property
+    def weights(self) -> list[float] | None:
+        """The weight of every source, None if they have none."""
+        weights = [source.weight for source in self.sources if source.weight is not None]
+        return weights or None
+
+    @property
+    def draws(self) -> bool:
+        """Whether training rows are drawn by the seed, not just taken."""
+        return self.max_samples is not None or self.weights is not None
 
 
 class PretrainPart(PartConfig):
@@ -62,7 +84,7 @@ class SftPart(PartConfig):
 
 
 class RewardPart(PartConfig):
-    """Preference pairs."""
+    """Preference pairs, for reward and dpo."""
 
     max_length: int = Field(1024, ge=8, description="tokens of prompt and answer")
     equal_length: bool = Field(False, description="keep only pairs whose answers have equally many tokens")
@@ -111,10 +133,18 @@ class DataConfig(Config):
         return {**values, **{task: {**common, **part} for task, part in parts.items() if isinstance(part, dict)}}
 
 
+# The steps that read each part.
+READERS: Mapping[Task, tuple[str, ...]] = {
+    "pretrain": ("pretrain",),
+    "sft": ("sft",),
+    "reward": ("reward", "dpo"),
+    "rl": ("rl", "evaluate"),
+}
+
+
 def wanted_parts(settings: Mapping[str, Any]) -> list[Task]:
-    """The parts that a run needs, of its configuration: of each stage that is on, and the prompts for evaluate."""
-    on = [task for task in TASKS if settings[task]["enabled"]]
-    return [task for task in TASKS if task in on or (task == "rl" and settings["evaluate"]["enabled"])]
+    """The parts that a run needs, of its configuration: those that a step reads which is on."""
+    return [task for task in TASKS if any(settings[step]["enabled"] for step in READERS[task])]
 
 
 PartT = TypeVar("PartT", bound=PartConfig)
@@ -125,7 +155,7 @@ def _spec(task: Task, part: type[PartT]) -> StageSpec[PartT]:
     return StageSpec(
         name=f"data-{task}",
         section=f"data.{task}",
-        result_version=1,
+        result_version=2,
         config=part,
         inputs={"model": InputSpec(("model",))},
         seeded=False,
@@ -138,3 +168,8 @@ SPECS: dict[Task, StageSpec[Any]] = {
     "reward": _spec("reward", RewardPart),
     "rl": _spec("rl", RlPart),
 }
+
+
+def spec_of(task: Task, part: PartConfig) -> StageSpec[Any]:
+    """The contract of one part; the seed counts only where rows are drawn, so that other seeds share its dataset."""
+    return replace(SPECS[task], seeded=part.draws)

@@ -7,8 +7,8 @@ all answers to one prompt fall on one side, and no stage is measured on a prompt
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from components.common.artifacts import canonical_json
@@ -76,54 +76,74 @@ def _group(record: Record, column: str, where: str) -> str:
     return canonical_json(value).decode()
 
 
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A record, the side it is on, the number of the source it came from, and its place there, for messages."""
+
+    record: Record
+    side: Side
+    source: int
+    where: str
+
+
 class Collection:
     """The records that rows give, each with its side. Iterate once; `counts` is then complete.
 
-    Of rows that say the same the first is kept, so that none can be on both sides. Memory: 11 to 21 bytes per record.
+    Of rows that say the same the first is kept, whatever source it is in, so that none can be on both sides. Memory: 11
+    to 21 bytes per record.
 
     Args:
-        rows: What to read, of all sources.
+        sources: The rows of each source.
         task: What the records are for.
         fraction: Share to hold out, 0 for none.
         split_by: Column to split by (see `in_heldout`).
     """
 
-    def __init__(self, rows: Iterable[Row], task: Task, fraction: float, split_by: str | None = None) -> None:
-        self._rows, self._task, self._fraction, self._split_by = rows, task, fraction, split_by
-        self._read = self._duplicates = 0
-        self._kept: dict[Side, int] = {"train": 0, "heldout": 0}
-        self._dropped: dict[str, DropCount] = {}
+    def __init__(
+        self, sources: Sequence[Iterable[Row]], task: Task, fraction: float, split_by: str | None = None
+    ) -> None:
+        self._sources, self._task, self._fraction, self._split_by = sources, task, fraction, split_by
+        self._tallies = [_Tally() for _ in sources]
 
-    def __iter__(self) -> Iterator[tuple[Side, Record]]:
+    def __iter__(self) -> Iterator[Placed]:
         """Yields every record with its side.
 
         Raises:
             UserError: A row is of no known form, or in the end a side has no records.
         """
         seen = FingerprintSet()
-        for row in self._rows:
-            self._read += 1
-            record = normalise(self._task, row)
-            if isinstance(record, Dropped):
-                self._drop(record)
-            elif not seen.add(fingerprint(record)):
-                self._duplicates += 1
-            else:
-                heldout = in_heldout(record, self._fraction, self._split_by, row.where)
-                side: Side = "heldout" if heldout else "train"
-                self._kept[side] += 1
-                yield side, record
+        for number, (rows, tally) in enumerate(zip(self._sources, self._tallies, strict=True)):
+            for row in rows:
+                tally.rows += 1
+                record = normalise(self._task, row)
+                if isinstance(record, Dropped):
+                    tally.drop(DropCount(record.reason, 1, record.where))
+                elif not seen.add(fingerprint(record)):
+                    tally.duplicates += 1
+                else:
+                    heldout = in_heldout(record, self._fraction, self._split_by, row.where)
+                    side: Side = "heldout" if heldout else "train"
+                    tally.kept[side] += 1
+                    yield Placed(record, side, number, row.where)
         self._check()
 
     @property
-    def counts(self) -> Counts:
-        """What became of the rows read so far."""
-        dropped = sorted(self._dropped.values(), key=lambda drop: (-drop.count, drop.reason))
-        return Counts(self._read, self._kept["train"], self._kept["heldout"], self._duplicates, tuple(dropped))
+    def by_source(self) -> list[Counts]:
+        """What became of the rows read so far, source by source."""
+        return [tally.counts() for tally in self._tallies]
 
-    def _drop(self, row: Dropped) -> None:
-        before = self._dropped.get(row.reason, DropCount(row.reason, 0, row.where))
-        self._dropped[row.reason] = replace(before, count=before.count + 1)
+    @property
+    def counts(self) -> Counts:
+        """What became of all rows read so far."""
+        total = _Tally()
+        for counts in self.by_source:
+            total.rows += counts.rows
+            total.duplicates += counts.duplicates
+            total.kept["train"] += counts.train
+            total.kept["heldout"] += counts.heldout
+            for drop in counts.dropped:
+                total.drop(drop)
+        return total.counts()
 
     def _check(self) -> None:
         counts = self.counts
@@ -143,3 +163,21 @@ class Collection:
             hint=f"give more rows, change the held-out fraction ({self._fraction:g}), or split by a column that"
             f" differs more than {unit}",
         )
+
+
+@dataclass
+class _Tally:
+    """`Counts` while they grow."""
+
+    rows: int = 0
+    duplicates: int = 0
+    kept: dict[Side, int] = field(default_factory=lambda: {"train": 0, "heldout": 0})
+    dropped: dict[str, DropCount] = field(default_factory=dict)
+
+    def drop(self, more: DropCount) -> None:
+        before = self.dropped.get(more.reason)
+        self.dropped[more.reason] = replace(before, count=before.count + more.count) if before else more
+
+    def counts(self) -> Counts:
+        dropped = sorted(self.dropped.values(), key=lambda drop: (-drop.count, drop.reason))
+        return Counts(self.rows, self.kept["train"], self.kept["heldout"], self.duplicates, tuple(dropped))

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.common.errors import InputError
-from components.data.pack import Rows
+from components.data.pack import Rows, one_each, pack
 from components.data.tokenise import Tokens
 
 
@@ -59,8 +59,14 @@ class TokenTable:
             return ids
         return np.where(self.trained[self.offsets[index] : self.offsets[index + 1]], ids, -100)
 
+    def row_lengths(self) -> NDArray[np.int64]:
+        """Tokens in each packed row, shape (rows,)."""
+        if self.rows is None:
+            raise InputError("the dataset is not packed")
+        return np.add.reduceat(self.lengths[self.rows.order], self.rows.offsets[:-1])
+
     def packed(self, row: int) -> dict[str, list[int]]:
-        """A packed row as TRL's trainers read it: `input_ids`, `labels`, `seq_lengths`."""
+        """A packed row: `input_ids` and `labels` of its sequences one after the other, and their `seq_lengths`."""
         if self.rows is None:
             raise InputError("the dataset is not packed")
         sequences = self.rows.row(row).tolist()
@@ -125,6 +131,17 @@ def split_long(table: TokenTable, max_length: int) -> TokenTable:
     ]
     offsets = np.concatenate([*starts, table.offsets[-1:]]).astype(np.int64)
     return TokenTable(table.tokens, offsets, table.trained)
+
+
+def in_rows(table: TokenTable, capacity: int | None) -> TokenTable:
+    """Puts sequences into rows.
+
+    Args:
+        table: The sequences.
+        capacity: Tokens in a packed row; None gives every sequence a row of its own.
+    """
+    rows = one_each(len(table)) if capacity is None else pack(table.lengths, capacity)
+    return TokenTable(table.tokens, table.offsets, table.trained, rows)
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:

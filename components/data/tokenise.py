@@ -1,10 +1,10 @@
-"""Records → token ids, many texts at a time, by the tokenizer's Rust backend."""
+"""Records → token ids, many texts at a time."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from components.common.chat import Chat, Segment, SpecialTokenInTextError
 from components.data.records import Conversation, Document, Preference, Prompt
+from components.data.words import MANY_CORES, word_encoder
 
-Ids = list[int]
+Ids = NDArray[np.int64]
 # What stays of a prompt that must be cut: its head holds the system prompt, its tail the turn's marker.
 MIN_PROMPT_TOKENS = 16
 
@@ -44,15 +45,19 @@ class Rejected:
 
 
 def encode(tokenizer: Any, texts: Sequence[str], *, special: bool = False) -> list[Ids]:
-    """Encodes texts in one call of the backend, on all cores.
+    """Encodes texts, in one call of the backend on all of many cores, else word by word.
 
     Args:
         tokenizer: A fast tokenizer.
         texts: What to encode.
         special: Add what the tokenizer's post-processor adds (a BOS token, for llama).
     """
-    batch = tokenizer.backend_tokenizer.encode_batch_fast(list(texts), add_special_tokens=special)
-    return [encoding.ids for encoding in batch]
+    backend = tokenizer.backend_tokenizer
+    words = word_encoder(backend) if len(os.sched_getaffinity(0)) < MANY_CORES else None
+    if words is not None:
+        return [words.encode(text, special=special) for text in texts]
+    batch = backend.encode_batch_fast(list(texts), add_special_tokens=special)
+    return [np.asarray(encoding.ids, np.int64) for encoding in batch]
 
 
 def tokenise_documents(tokenizer: Any, documents: Sequence[Document]) -> list[Tokens]:
@@ -67,7 +72,7 @@ def tokenise_documents(tokenizer: Any, documents: Sequence[Document]) -> list[To
     finally:
         backend.encode_special_tokens = False
     eos = tokenizer.eos_token_id
-    return [Tokens(np.asarray(ids if ids and ids[-1] == eos else [*ids, eos], np.int64)) for ids in encoded]
+    return [Tokens(ids if len(ids) and ids[-1] == eos else np.append(ids, eos)) for ids in encoded]
 
 
 def tokenise_conversations(
@@ -127,7 +132,7 @@ def tokenise_prompts(chat: Chat, prompts: Sequence[Prompt], max_prompt_length: i
             continue
         (ids,) = next(encoded)
         kept = _cut_middle(ids, max_prompt_length)
-        results.append(Tokens(np.asarray(kept, np.int64), None, len(kept) < len(ids)))
+        results.append(Tokens(kept, None, len(kept) < len(ids)))
     return results
 
 
@@ -163,7 +168,7 @@ def _fit(parts: list[Ids], trained: list[bool], max_length: int) -> Tokens | Rej
             return Rejected("the answer alone is longer than max_length")
         parts = [_cut_middle(parts[0], room), *parts[1:]]
     mask = np.repeat(trained, [len(part) for part in parts])
-    return Tokens(np.fromiter(chain.from_iterable(parts), np.int64), mask, total > max_length)
+    return Tokens(np.concatenate(parts), mask, total > max_length)
 
 
 def _fit_pair(parts: list[Ids], max_length: int, margin: float | None) -> Pair | Rejected:
@@ -174,7 +179,7 @@ def _fit_pair(parts: list[Ids], max_length: int, margin: float | None) -> Pair |
     kept = _cut_middle(prompt, room)
     cut = len(kept) < len(prompt)
     first, second = (
-        Tokens(np.asarray(kept + answer, np.int64), np.arange(len(kept) + len(answer)) >= len(kept), cut)
+        Tokens(np.concatenate([kept, answer]), np.arange(len(kept) + len(answer)) >= len(kept), cut)
         for answer in (chosen, rejected)
     )
     return Pair(first, second, margin)
@@ -184,7 +189,7 @@ def _cut_middle(ids: Ids, room: int) -> Ids:
     if len(ids) <= room:
         return ids
     head = room // 2
-    return ids[:head] + ids[len(ids) - (room - head) :]
+    return np.concatenate([ids[:head], ids[len(ids) - (room - head) :]])
 
 
 def _special(error: SpecialTokenInTextError) -> Rejected:

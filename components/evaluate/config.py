@@ -15,6 +15,7 @@ class EvaluateConfig(Config):
     """Final evaluation on held-out prompts, before and after the whole run."""
 
     enabled: Annotated[bool, Neutral()] = True
+    load_in_4bit: bool = Field(False, description="load models in NF4, where they do not fit; needs the extra qlora")
     num_eval_prompts: int = Field(256, ge=1)
     max_completion_length: int = Field(64, ge=1)
     reward_functions: tuple[RewardFunction, ...] = Field((), description="called on greedy answers")
@@ -36,7 +37,7 @@ SPEC = StageSpec(
     config=EvaluateConfig,
     inputs={
         "model": InputSpec(("model",)),
-        "dataset": InputSpec(("dataset",)),
+        "dataset": InputSpec(("dataset",), made_by="data-rl"),
         "before": InputSpec(("model",), required=False),
         "reward": InputSpec(("reward_model",), required=False),
     },

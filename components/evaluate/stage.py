@@ -54,7 +54,7 @@ def load_data(job: Job[EvaluateConfig]) -> Prompts:
 def measure(job: Job[EvaluateConfig], prompts: Prompts, rows: list[int], name: str, policy: DevicePolicy) -> Answers:
     """Answers the prompts with one model and has the answers judged."""
     tokenizer = load_tokenizer(job.folder(name))
-    model = load_causal_lm(job.folder(name), policy)
+    model = load_causal_lm(job.folder(name), policy, load_in_4bit=job.config.load_in_4bit)
     sampling = Sampling(job.config.max_completion_length, (Chat(tokenizer).end_of_turn_id,))
     ids = [prompts.table.ids(row) for row in rows]
     written = generate_shared(model, ids, sampling, policy, max_tokens=job.config.eval_tokens)
@@ -77,7 +77,7 @@ def measure(job: Job[EvaluateConfig], prompts: Prompts, rows: list[int], name: s
 
 def score(job: Job[EvaluateConfig], sequences: list[NDArray[np.int64]], policy: DevicePolicy) -> NDArray[np.float64]:
     """Scores sequences with the merged reward model, after checking that it still scores as it was trained to."""
-    model = load_reward_model(job.folder("reward"), policy)
+    model = load_reward_model(job.folder("reward"), policy, load_in_4bit=job.config.load_in_4bit)
     head = model.score.weight.detach()
 
     def scores(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -87,7 +87,7 @@ def score(job: Job[EvaluateConfig], sequences: list[NDArray[np.int64]], policy: 
     with evaluating(model):
         if parity is not None:
             stored = score_sequences(scores, parity.sequences, policy, job.config.eval_tokens)
-            parity.check(stored, where=job.plan.inputs["reward"].uri)
+            parity.check(stored, where=job.plan.inputs["reward"].uri, quantised=job.config.load_in_4bit)
         return score_sequences(scores, sequences, policy, job.config.eval_tokens)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from components.common.artifacts import Manifest, find_manifest
 from components.common.config import load_yaml
 from components.common.errors import UserError
+from components.common.flows import TRAINING_STAGES
 from components.common.gate import check_result
 from components.common.logs import say
 from components.common.stage import Plan, StageSpec, find_input, make_plan
@@ -25,7 +26,7 @@ from components.launcher.record import Recorder, Run
 from components.launcher.summary import headline
 from components.prepare.resolve import Request, resolve
 
-GPU_STAGES = ("pretrain", "sft", "reward", "rl", "evaluate")
+GPU_STAGES = (*TRAINING_STAGES, "evaluate")
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def data(config: str, model: str) -> dict[str, str]:
     Returns:
         URI of each stage's dataset by the stage's name; empty for a stage that is off.
     """
-    from components.data.config import SPECS, wanted_parts
+    from components.data.config import SPECS, DataConfig, spec_of, wanted_parts
     from components.data.sources import with_digests
 
     run = Run.of_config(config)
@@ -108,7 +109,8 @@ def data(config: str, model: str) -> dict[str, str]:
     with run.recording("data", "data") as recorder:
         wanted = [task for task in wanted_parts(settings) if settings["data"][task]["sources"]]
         parts = {**settings, "data": {task: with_digests(settings["data"][task]) for task in wanted}}
-        plans = {task: make_plan(SPECS[task], parts, config, {"model": model}, run.store.root) for task in wanted}
+        specs = {task: spec_of(task, getattr(DataConfig.model_validate(settings["data"]), task)) for task in wanted}
+        plans = {task: make_plan(specs[task], parts, config, {"model": model}, run.store.root) for task in wanted}
         reused = all(plan.finished() for plan in plans.values())
         if not reused:
             arguments = ["--config", config, "--output", run.store.root, "--input", f"model={model}"]

@@ -11,6 +11,7 @@ HEADLINES: dict[str, tuple[str, ...]] = {
     "sft": ("loss", "exact_match"),
     "reward": ("accuracy", "margin"),
     "rl": ("reward", "kl"),
+    "dpo": ("accuracy", "margin"),
 }
 
 

@@ -30,7 +30,7 @@ class MergeConfig(Config):
 
 SPEC = StageSpec(
     name="merge",
-    result_version=1,
+    result_version=2,
     config=MergeConfig,
     inputs={"base": InputSpec(("model",)), "adapter": InputSpec(("adapter",))},
     seeded=False,

@@ -11,6 +11,7 @@ from typing import Any
 from components.common.errors import UserError
 from components.merge.adapter import Adapter
 from components.merge.base_model import CONFIG, BaseModel
+from components.merge.json_file import read_json
 from components.merge.plan import SAFETENSORS_DTYPE, Plan
 
 # What from_pretrained and AutoTokenizer read, and nothing else: an adapter_config.json beside full weights would make
@@ -31,11 +32,12 @@ TOKENIZER_FILES = (
 )
 TEMPLATES = "additional_chat_templates"
 GENERATION_CONFIG = "generation_config.json"
+_ENDINGS = ("eos_token_id", "pad_token_id")
 PARITY = "parity.safetensors"
 """Pairs with their scores, which the reward stage leaves beside its adapter: who loads the model can check it."""
 
 
-def write_model_files(out: Path, base: BaseModel, adapter: Adapter, plan: Plan, dtype: str) -> None:
+def write_model_files(out: Path, base: BaseModel, adapter: Adapter, plan: Plan, dtype: str, tokenizer: Path) -> None:
     """Writes everything but the weights.
 
     Args:
@@ -44,6 +46,7 @@ def write_model_files(out: Path, base: BaseModel, adapter: Adapter, plan: Plan, 
         adapter: The adapter.
         plan: The merged model.
         dtype: `keep`, `float16` or `float32`.
+        tokenizer: Folder of the tokenizer.
 
     Raises:
         UserError: A reward model was asked for and the base is not a causal language model.
@@ -53,15 +56,32 @@ def write_model_files(out: Path, base: BaseModel, adapter: Adapter, plan: Plan, 
         shutil.copyfile(base.folder / CONFIG, out / CONFIG)
     else:
         (out / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    names = TOKENIZER_FILES if adapter.task_type == "SEQ_CLS" else (*TOKENIZER_FILES, GENERATION_CONFIG)
-    for name in names:
-        if (base.folder / name).is_file():
-            shutil.copyfile(base.folder / name, out / name)
-    for template in sorted((base.folder / TEMPLATES).glob("*.jinja")):
+    for name in TOKENIZER_FILES:
+        if (tokenizer / name).is_file():
+            shutil.copyfile(tokenizer / name, out / name)
+    for template in sorted((tokenizer / TEMPLATES).glob("*.jinja")):
         (out / TEMPLATES).mkdir(exist_ok=True)
         shutil.copyfile(template, out / TEMPLATES / template.name)
+    if adapter.task_type == "CAUSAL_LM":
+        _write_generation_config(out, base, adapter)
     if (adapter.folder / PARITY).is_file():
         shutil.copyfile(adapter.folder / PARITY, out / PARITY)
+
+
+def _write_generation_config(out: Path, base: BaseModel, adapter: Adapter) -> None:
+    """The base's, with the tokens that end an answer and that pad as the adapter was trained with them.
+
+    A plain base's file may name only its EOS token where the chat template ends a turn with another: whoever served the
+    merged model would not stop where it was taught to.
+    """
+    ours, theirs = base.folder / GENERATION_CONFIG, adapter.folder / GENERATION_CONFIG
+    fields = read_json(ours) if ours.is_file() else {}
+    trained = read_json(theirs) if theirs.is_file() else {}
+    merged = fields | {name: trained[name] for name in _ENDINGS if name in trained}
+    if merged != fields:
+        (out / GENERATION_CONFIG).write_text(json.dumps(merged, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    elif ours.is_file():
+        shutil.copyfile(ours, out / GENERATION_CONFIG)
 
 
 def merged_config(base: BaseModel, adapter: Adapter, plan: Plan, dtype: str) -> dict[str, Any]:

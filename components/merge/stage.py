@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from components.common.artifacts import Artifact
+from components.common.artifacts import Artifact, check_stands_on
 from components.common.errors import InputError
 from components.common.logs import say
 from components.common.stage import Job, Result
@@ -24,8 +24,8 @@ def run(job: Job[MergeConfig]) -> Result:
     """
     check_parent(job.plan.inputs["base"], job.plan.inputs["adapter"])
     base, adapter = read_base(job.folder("base")), read_adapter(job.folder("adapter"))
-    plan = plan_merge(base, adapter, job.config.dtype)
-    write_model_files(job.out, base, adapter, plan, job.config.dtype)
+    plan, owner = plan_merge(base, adapter, job.config.dtype), tokenizer_owner(job)
+    write_model_files(job.out, base, adapter, plan, job.config.dtype, tokenizer=job.folder(owner))
     if adapter.task_type == "SEQ_CLS" and base.config.get("pad_token_id") is None:
         say(
             "merge",
@@ -37,7 +37,7 @@ def run(job: Job[MergeConfig]) -> Result:
     if base.indexed:
         (job.out / INDEX).write_text(index_json(written), encoding="utf-8")
     tensors = [tensor for held in written.values() for tensor in held]
-    manifest = job.plan.inputs["base"].manifest
+    manifest = job.plan.inputs[owner].manifest
     return Result(
         kind="reward_model" if adapter.task_type == "SEQ_CLS" else "model",
         metrics={
@@ -58,15 +58,19 @@ def check_parent(base: Artifact, adapter: Artifact) -> None:
     if adapter.manifest is None:
         say("merge", "warning: the adapter is a plain folder without a manifest: only its shapes can be checked")
         return
-    digest = adapter.parent_digest("model")
-    if digest is None:
+    if adapter.parent_digest("model") is None:
         raise InputError("its manifest names no model that it was trained on", where=adapter.uri)
-    if digest != base.digest:
-        raise InputError(
-            f"was trained on {adapter.manifest.parents['model'].uri} ({digest}), not on {base.uri} ({base.digest})",
-            where=adapter.uri,
-            hint="give the model it was trained on as base",
-        )
+    check_stands_on(adapter, base)
+
+
+def tokenizer_owner(job: Job[MergeConfig]) -> str:
+    """Whose tokenizer the merged model gets: the base's, which `prepare` has seen to.
+
+    A plain folder may lack chat template and pad token; the stages then worked with ones of their own, which they left
+    beside the adapter.
+    """
+    plain = job.plan.inputs["base"].manifest is None
+    return "adapter" if plain and (job.folder("adapter") / "tokenizer.json").is_file() else "base"
 
 
 def _write_shards(job: Job[MergeConfig], plan: Plan, engine: Engine) -> dict[str, tuple[Tensor, ...]]:

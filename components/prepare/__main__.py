@@ -14,10 +14,12 @@ import yaml
 
 from components.common.entry import guarded, quiet_libraries, run_plan
 from components.common.errors import UserError
+from components.common.flows import DEFAULT_FLOW, FLOWS
+from components.common.functions import code_digest
 from components.common.logs import say
 from components.common.stage import Plan, make_plan
 from components.common.store import open_store
-from components.data.config import wanted_parts
+from components.data.config import READERS, wanted_parts
 from components.data.records import TASKS
 from components.data.sources import with_digests
 from components.prepare.config import BASE, SOURCES, RunConfig
@@ -34,9 +36,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(arguments: argparse.Namespace) -> int:
     request = Request(
-        arguments.preset, arguments.config, arguments.overrides, arguments.model, arguments.data, arguments.seed
+        preset=arguments.preset,
+        config=arguments.config,
+        overrides=arguments.overrides,
+        model=arguments.model,
+        data=arguments.data,
+        seed=arguments.seed,
+        pipeline=arguments.pipeline,
     )
     config = resolve(request)
+    check_functions(config)
     quiet_libraries(offline=False)
     fields = config.model_dump(mode="json")
     fields["data"] = bring_sources(config, fields, arguments.output)
@@ -74,18 +83,35 @@ def bring_sources(config: RunConfig, fields: dict[str, Any], output: str) -> dic
     return data
 
 
+def check_functions(config: RunConfig) -> None:
+    """Finds every function that the configuration names, since the stages that call them come last.
+
+    Raises:
+        UserError: One is not there.
+    """
+    paths = [function.function for function in config.evaluate.reward_functions if config.evaluate.enabled]
+    if config.rl.enabled:
+        paths += [function.function for function in config.rl.reward_functions]
+        paths += [config.rl.solve_rate.function] if config.rl.solve_rate else []
+    for path in paths:
+        code_digest(path)
+
+
 def check_sources(config: RunConfig, data: dict[str, Any]) -> None:
     """Refuses a run in which an enabled stage has no data.
 
     Raises:
         UserError: Naming all of them.
     """
-    missing = [task for task in TASKS if getattr(config, task).enabled and not data[task]["sources"]]
+    stages = {
+        task: [name for name in READERS[task] if name != "evaluate" and getattr(config, name).enabled] for task in TASKS
+    }
+    missing = [task for task in TASKS if stages[task] and not data[task]["sources"]]
     if missing:
         raise UserError(
-            f"no data for {', '.join(missing)}",
+            f"no data for {', '.join(name for task in missing for name in stages[task])}",
             where="data",
-            hint=f"set data.{missing[0]}.sources=[PATH], or {missing[0]}.enabled=false",
+            hint=f"set data.{missing[0]}.sources=[PATH], or {stages[missing[0]][0]}.enabled=false",
         )
 
 
@@ -142,6 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--overrides", default="", help="lines section.field=value, laid over both")
     parser.add_argument("--model", default="", help="base model: folder, artifact URI, hub name, .gguf, or scratch")
     parser.add_argument("--data", default="", help="folder with pretrain, sft, reward and rl files or folders")
+    parser.add_argument("--pipeline", default=DEFAULT_FLOW, choices=FLOWS, help="says what stages there are")
     parser.add_argument("--seed", type=int, default=-1, help="of everything random; negative: the configuration's")
     return parser
 

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from components.common.artifacts import hash_file
-from components.common.chat import Chat
 from components.common.errors import InputError, UserError
 from components.common.logs import say
 from components.common.stage import Job, Result, find_input, split_uri
 from components.common.store import local_path
-from components.common.tokenizer import prepare_tokenizer, tokenizer_identity
+from components.common.tokenizer import prepare_tokenizer, stop_token_ids, tokenizer_identity
 from components.prepare.config import ModelConfig
 
 SCRATCH = "scratch"
@@ -77,7 +76,7 @@ def run(job: Job[ModelConfig]) -> Result:
     return _save(job, model, tokenizer)
 
 
-def _load(folder: Path, config: ModelConfig, **kwargs: Any) -> tuple[Any, Any]:
+def _load(folder: Path, config: ModelConfig, gguf_file: str | None = None, **kwargs: Any) -> tuple[Any, Any]:
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -86,10 +85,21 @@ def _load(folder: Path, config: ModelConfig, **kwargs: Any) -> tuple[Any, Any]:
 
     dtype = "auto" if config.dtype == "keep" else getattr(torch, config.dtype)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=kwargs.get("gguf_file"))
-        model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True, **kwargs)
+        # Not told, transformers would ask on the terminal whether it may run the code that came with a model.
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file, trust_remote_code=False)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, output_loading_info=True, gguf_file=gguf_file, trust_remote_code=False, **kwargs
+        )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"cannot be loaded: {error}", where=config.source) from error
+        if "trust_remote_code" in str(error):
+            raise InputError(
+                "needs Python code that comes with it, which is never run",
+                where=config.source,
+                hint="take a model of a family that transformers has, such as llama, qwen or bloom",
+            ) from error
+        raise InputError(
+            f"cannot be loaded: {error}", where=config.source, hint="fetch it again, as safetensors with its tokenizer"
+        ) from error
     refuse_missing(info, config.source)
     return model, tokenizer
 
@@ -99,7 +109,7 @@ def _load_gguf(file: Path, config: ModelConfig) -> tuple[Any, Any]:
     from transformers import GgufConfig
 
     plain = GgufConfig(gguf_file=file.name, dequantize=True)
-    model, tokenizer = _load(file.parent, config, gguf_file=file.name, quantization_config=plain)
+    model, tokenizer = _load(file.parent, config, file.name, quantization_config=plain)
     model.hf_quantizer = None  # it would refuse to save what it read, although nothing is quantised any more
     return model, tokenizer
 
@@ -111,14 +121,15 @@ def _save(job: Job[ModelConfig], model: Any, tokenizer: Any) -> Result:
     rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
         raise InputError(
-            f"the tokenizer has {len(tokenizer)} tokens, the embedding {rows} rows", where=job.config.source
+            f"the tokenizer has {len(tokenizer)} tokens, the embedding {rows} rows",
+            where=job.config.source,
+            hint="give the tokenizer that belongs to the model, or resize the embedding",
         )
     refuse_not_finite(model, job.config.source, hint="set model.dtype=float32")
     model.config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     # Whoever serves the model must stop where it was taught to.
-    stops = {tokenizer.eos_token_id: None, Chat(tokenizer).end_of_turn_id: None}
-    model.generation_config.eos_token_id = list(stops)
+    model.generation_config.eos_token_id = stop_token_ids(tokenizer)
     model.save_pretrained(job.out)
     tokenizer.save_pretrained(job.out)
     parameters = sum(weight.numel() for weight in model.parameters())

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from components.common.config import Config, Neutral
 from components.common.stage import InputSpec, StageSpec
 from components.data.config import Builder, DataConfig
+from components.dpo.config import DpoConfig
 from components.evaluate.config import EvaluateConfig
 from components.launcher.config import LauncherConfig
 from components.merge.config import MergeConfig
@@ -20,14 +21,20 @@ from components.sft.config import SftConfig
 
 
 class ScratchModel(Config):
-    """A small llama with its own tokenizer, trained on the example's base documents."""
+    """A small model with its own tokenizer, trained on the example's base documents."""
 
+    model_type: Literal["llama", "qwen2", "qwen3", "bloom"] = Field(
+        "llama", description="family, under transformers' name; bloom cannot share rows, so it trains on one at a time"
+    )
     vocab_size: int = Field(1024, ge=300)
     hidden_size: int = Field(128, ge=8)
-    intermediate_size: int = Field(384, ge=8)
+    intermediate_size: int | None = Field(
+        None, ge=8, description="null: 3 × hidden_size; bloom is always 4 × hidden_size wide"
+    )
     num_hidden_layers: int = Field(4, ge=1)
     num_attention_heads: int = Field(4, ge=1)
-    max_position_embeddings: int = Field(512, ge=16)
+    max_position_embeddings: int = Field(512, ge=16, description="longest sequence; bloom has no such limit")
+    tie_word_embeddings: bool = Field(True, description="one tensor for the input and the output embedding")
     initializer_range: float = Field(
         0.1, gt=0, description="large: LoRA cannot make up for embeddings that stay too short to tell tokens apart"
     )
@@ -40,6 +47,8 @@ class ScratchModel(Config):
     def _check(self) -> ScratchModel:
         if self.hidden_size % self.num_attention_heads:
             raise ValueError("hidden_size must be a multiple of num_attention_heads")
+        if self.model_type == "bloom" and self.intermediate_size not in (None, 4 * self.hidden_size):
+            raise ValueError("bloom is 4 × hidden_size wide: set intermediate_size: null")
         if self.train.lora is not None or self.train.init != "scratch":
             raise ValueError("train needs lora: null and init: scratch")
         return self
@@ -75,6 +84,7 @@ class RunConfig(Config):
     sft: SftConfig = SftConfig()
     reward: RewardConfig = RewardConfig()
     rl: RlConfig = RlConfig()
+    dpo: DpoConfig = DpoConfig()
     merge: MergeConfig = MergeConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     launcher: LauncherConfig = LauncherConfig()

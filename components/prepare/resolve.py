@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -15,6 +15,7 @@ from components.common.config import (
     validate,
 )
 from components.common.errors import UserError
+from components.common.flows import DEFAULT_FLOW, TRAINING_STAGES, flow_stages
 from components.common.store import local_path
 from components.data.records import TASKS
 from components.prepare.config import RunConfig
@@ -31,6 +32,7 @@ class Request:
         model: The base model, if not the preset's.
         data: A folder with a file or folder for each stage, if not the preset's.
         seed: Of everything random; negative: the configuration's.
+        pipeline: Name of the pipeline; the stages that it does not have are off.
     """
 
     preset: str
@@ -39,6 +41,7 @@ class Request:
     model: str = ""
     data: str = ""
     seed: int = -1
+    pipeline: str = DEFAULT_FLOW
 
 
 def resolve(request: Request) -> RunConfig:
@@ -50,13 +53,16 @@ def resolve(request: Request) -> RunConfig:
     layers: list[dict[str, Any]] = [read_preset(request.preset)]
     if request.config:
         layers.append(_read_config(request.config))
-    layers.append(parse_overrides(_lines(request.overrides)))
+    overrides = parse_overrides(_lines(request.overrides))
+    stages = flow_stages(request.pipeline)
+    _refuse_idle(overrides, stages, request.pipeline)
     parameters: dict[str, Any] = {"seed": request.seed} if request.seed >= 0 else {}
     if request.model:
         parameters["model"] = {"source": request.model}
     if request.data:
         parameters["data"] = {"builder": None, **_data_folder(request.data)}
-    return validate(RunConfig, merge_configs(*layers, parameters), "", "configuration")
+    off = {stage: {"enabled": False} for stage in TRAINING_STAGES if stage not in stages}
+    return validate(RunConfig, merge_configs(*layers, overrides, parameters, off), "", "configuration")
 
 
 def read_preset(name: str) -> dict[str, Any]:
@@ -78,6 +84,17 @@ def presets() -> list[str]:
     """Names of the presets that come with the package."""
     names = (path.name for path in resources.files("pipelines.presets").iterdir())
     return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+
+
+def _refuse_idle(overrides: Mapping[str, Any], stages: Sequence[str], pipeline: str) -> None:
+    """Refuses overrides of stages that the pipeline does not have. A preset or a file may serve several pipelines."""
+    idle = [stage for stage in overrides if stage in TRAINING_STAGES and stage not in stages]
+    if idle:
+        raise UserError(
+            f"the pipeline {pipeline} has no stage {idle[0]}",
+            where=idle[0],
+            hint=f"its stages: {', '.join(stages)}",
+        )
 
 
 def _read_config(config: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A small llama made from scratch, so that the example runs where no model can be downloaded.
+"""A small model made from scratch, so that the example runs where no model can be downloaded.
 
 LoRA on random weights learns nothing: the small model must really be trained before it can be a base. It is trained by
 the pretrain stage itself, with all parameters and from random weights.
@@ -19,11 +19,11 @@ from components.common.chat import Chat
 from components.common.errors import UserError
 from components.common.stage import Job, Plan, Result
 from components.common.tokenizer import prepare_tokenizer
-from components.data.pack import pack
+from components.data.model_facts import read_model_facts
 from components.data.readers import read_rows
 from components.data.records import Document
 from components.data.split import Collection, Side
-from components.data.table import TokenTable, build_table, split_long
+from components.data.table import build_table, in_rows, split_long
 from components.data.tokenise import tokenise_documents
 from components.prepare.config import ModelConfig, ScratchModel
 from components.pretrain.config import SPEC as PRETRAIN
@@ -54,10 +54,9 @@ def make(job: Job[ModelConfig]) -> Result:
         prepare_tokenizer(tokenizer, job.config.chat_template)
         tokenizer.save_pretrained(shape)
         make_config(job.config.scratch, tokenizer).save_pretrained(shape)
-        make_dataset(documents, tokenizer, job.config.scratch, dataset)
-        result = _train(job, shape, dataset)
-        _add_generation_config(job.out, tokenizer)
-    return result
+        can_pack = read_model_facts(shape).can_pack
+        make_dataset(documents, tokenizer, job.config.scratch, dataset, can_pack=can_pack)
+        return _train(job, shape, dataset)
 
 
 def make_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
@@ -84,39 +83,53 @@ def make_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
 
 
 def make_config(scratch: ScratchModel, tokenizer: Any) -> Any:
-    """The llama's config.json."""
-    from transformers import LlamaConfig
+    """The model's config.json, under its family's names."""
+    from transformers import AutoConfig
 
-    return LlamaConfig(
-        architectures=["LlamaForCausalLM"],
+    return AutoConfig.for_model(
+        scratch.model_type,
+        **_shape(scratch),
         dtype="float32",
         vocab_size=len(tokenizer),
-        hidden_size=scratch.hidden_size,
-        intermediate_size=scratch.intermediate_size,
-        num_hidden_layers=scratch.num_hidden_layers,
-        num_attention_heads=scratch.num_attention_heads,
-        num_key_value_heads=scratch.num_attention_heads,
-        max_position_embeddings=scratch.max_position_embeddings,
         initializer_range=scratch.initializer_range,
-        tie_word_embeddings=True,
+        tie_word_embeddings=scratch.tie_word_embeddings,
         bos_token_id=None,
         eos_token_id=Chat(tokenizer).end_of_turn_id,
         pad_token_id=tokenizer.pad_token_id,
     )
 
 
-def make_dataset(documents: Path, tokenizer: Any, scratch: ScratchModel, folder: Path) -> None:
-    """Writes packed training rows and held-out sequences."""
-    collection = Collection(read_rows(str(documents)), "pretrain", scratch.heldout, scratch.split_by)
+def _shape(scratch: ScratchModel) -> dict[str, Any]:
+    if scratch.model_type == "bloom":  # its width follows from hidden_size, and ALiBi needs no positions
+        return {
+            "hidden_size": scratch.hidden_size,
+            "n_layer": scratch.num_hidden_layers,
+            "n_head": scratch.num_attention_heads,
+        }
+    shape = {
+        "hidden_size": scratch.hidden_size,
+        "intermediate_size": scratch.intermediate_size or 3 * scratch.hidden_size,
+        "num_hidden_layers": scratch.num_hidden_layers,
+        "num_attention_heads": scratch.num_attention_heads,
+        "num_key_value_heads": scratch.num_attention_heads,
+        "max_position_embeddings": scratch.max_position_embeddings,
+    }
+    if scratch.model_type == "qwen3":  # whose heads are 128 wide unless told otherwise
+        shape["head_dim"] = scratch.hidden_size // scratch.num_attention_heads
+    return shape
+
+
+def make_dataset(documents: Path, tokenizer: Any, scratch: ScratchModel, folder: Path, *, can_pack: bool) -> None:
+    """Writes training rows, packed if the model can tell the documents of a row apart, and held-out sequences."""
+    collection = Collection([read_rows(str(documents))], "pretrain", scratch.heldout, scratch.split_by)
     sides: dict[Side, list[Document]] = {"train": [], "heldout": []}
-    for side, record in collection:
-        assert isinstance(record, Document)
-        sides[side].append(record)
+    for placed in collection:
+        assert isinstance(placed.record, Document)
+        sides[placed.side].append(placed.record)
     for name, found in sides.items():
         table = build_table(tokenise_documents(tokenizer, found), len(tokenizer))
         table = split_long(table, scratch.max_length)
-        rows = pack(table.lengths, scratch.max_length)
-        TokenTable(table.tokens, table.offsets, table.trained, rows).save(folder / name)
+        in_rows(table, scratch.max_length if can_pack else None).save(folder / name)
 
 
 def _train(job: Job[ModelConfig], shape: Path, dataset: Path) -> Result:
@@ -134,9 +147,3 @@ def _texts(folder: Path) -> Iterable[str]:
     # A sample is enough to find the frequent pieces, and BPE training is what takes time here.
     picked = np.random.default_rng(0).permutation(len(rows))[:20000]
     return [rows[i] for i in picked]
-
-
-def _add_generation_config(folder: Path, tokenizer: Any) -> None:
-    from transformers import GenerationConfig
-
-    GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id).save_pretrained(folder)

@@ -22,7 +22,7 @@ SPEC = StageSpec(
     name="pretrain",
     result_version=1,
     config=PretrainConfig,
-    inputs={"model": InputSpec(("model",)), "dataset": InputSpec(("dataset",))},
+    inputs={"model": InputSpec(("model",)), "dataset": InputSpec(("dataset",), made_by="data-pretrain")},
     main_metric="perplexity",
     higher_is_better=False,
 )

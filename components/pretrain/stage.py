@@ -46,7 +46,7 @@ def build_model(job: Job[PretrainConfig]) -> CausalLM:
 
 def train(job: Job[PretrainConfig], model: CausalLM, data: Tables) -> None:
     """Trains the adapter, or all parameters."""
-    train_packed(job, model.model, model.tokenizer, data.train, model.policy)
+    train_packed(job, model.model, data, model.policy)
 
 
 def evaluate(job: Job[PretrainConfig], model: CausalLM, data: Tables) -> tuple[dict[str, Any], list[Sample]]:

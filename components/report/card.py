@@ -16,8 +16,6 @@ from components.report.page import base_model
 from components.report.stages import training_facts
 from components.report.verdict import headlines, judge, title
 
-_TRAINING = ("pretrain", "sft", "reward", "rl")
-
 
 def model_card(run: RunData) -> str | None:
     """Writes the card of the newest model that the run trained; None if there is none yet."""
@@ -50,7 +48,7 @@ def model_card(run: RunData) -> str | None:
 
 def front_matter(run: RunData) -> dict[str, Any]:
     """The card's metadata in the hub's terms; what the run does not know, such as a licence, is left out."""
-    trained = [step for step in run.steps if step.name in _TRAINING and step.artifacts]
+    trained = [step for step in run.training if step.artifacts]
     base = run.step("prepare").artifact
     is_of_hub = base is not None and str(base.manifest.config.get("digest", "")).startswith("hub:")
     data = run.config.get("data") or {}
@@ -87,7 +85,7 @@ def _results(run: RunData) -> list[dict[str, Any]]:
 
 
 def _stages(run: RunData) -> str:
-    rows = [_stage_row(run, run.step(name)) for name in _TRAINING]
+    rows = [_stage_row(run, step) for step in run.training]
     head = [
         "| Stage | State | Held out, before → after | Trained | Learning rate | Steps |",
         "|---|---|---|---|---|---|",
@@ -108,7 +106,7 @@ def _data(run: RunData) -> str:
     for dataset in dataset_views(run):
         kept = {part.kind: f"{part.rows:,}" for part in dataset.parts}
         rows.append(f"| {dataset.title} | {dataset.rows:,} | {kept.get('train', '0')} | {kept.get('heldout', '0')} |")
-    return "\n".join(["| Stage | Rows read | Trained on | Held out |", "|---|---|---|---|", *rows]) if rows else ""
+    return "\n".join(["| Data | Rows read | Trained on | Held out |", "|---|---|---|---|", *rows]) if rows else ""
 
 
 def _evaluation(run: RunData) -> str:
@@ -137,6 +135,11 @@ def _limitations(run: RunData) -> str:
         lines.append(
             f"- Trained to please a reward model that ranks {formats.percent(accuracy.after)} of held-out pairs right:"
             " a high reward is not a right answer."
+        )
+    if run.step("dpo").artifacts:
+        lines.append(
+            "- Trained on which of two answers is preferred: that one has become more likely beside the other, not"
+            " necessarily more likely than it was."
         )
     if judge(run).tone != "good":
         lines.append("- The run was not a full success: see the first paragraph.")

@@ -8,32 +8,18 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from components.common.artifacts import Manifest, read_manifest
 from components.common.config import load_yaml
 from components.common.errors import InputError, UserError
+from components.common.flows import DEFAULT_FLOW, TRAINING_STAGES, flow_steps
 from components.common.stage import split_uri
 from components.common.store import Store
 from components.launcher.record import Run, StepRecord
 
-# Steps of pipelines/rlhf.py in their order; what is not recorded of them has not begun.
-FLOW = (
-    "prepare",
-    "data",
-    "pretrain",
-    "merge-pretrain",
-    "sft",
-    "merge-sft",
-    "reward",
-    "merge-reward",
-    "rl",
-    "merge-rl",
-    "evaluate",
-    "report",
-)
 CURVES, SAMPLES = "metrics.jsonl", "samples.jsonl"
 
 Point = tuple[float, float]
@@ -129,6 +115,11 @@ class RunData:
         """A step by name, begun or not."""
         return next((step for step in self.steps if step.name == name), StepData(name))
 
+    @property
+    def training(self) -> tuple[StepData, ...]:
+        """The steps that train, begun or not, in the pipeline's order."""
+        return tuple(step for step in self.steps if step.name in TRAINING_STAGES)
+
     def final_model(self) -> ArtifactData | None:
         """The newest model that the run trained, if it got as far as one."""
         made = [a for step in self.steps for a in step.artifacts if step.name != "prepare"]
@@ -152,15 +143,16 @@ def collect(config_uri: str) -> RunData:
     run = Run.of_config(f"./{config_uri}" if config_uri.startswith("runs/") else config_uri)
     store = run.store
     text = store.read(f"runs/{run.run_id}/config.yaml").decode()
-    request_path = f"runs/{run.run_id}/request.json"
-    steps = tuple(_read_step(run, record) for record in _in_order(run.steps()))
+    request = _json(store, f"runs/{run.run_id}/request.json")
+    flow = flow_steps(request.get("pipeline", DEFAULT_FLOW))
+    steps = tuple(_read_step(run, step) for step in _in_order(run.steps(), flow))
     base = next((artifact for step in steps if step.name == "prepare" for artifact in step.artifacts), None)
     return RunData(
         run_id=run.run_id,
         config_uri=run.config_uri,
         config=load_yaml(text, run.config_uri),
         config_text=text,
-        request=json.loads(store.read(request_path)) if store.exists(request_path) else {},
+        request=request,
         steps=steps,
         lineage=_lineage(store, [artifact for step in steps for artifact in step.artifacts]),
         architecture=_json(store, f"{base.prefix}/config.json") if base else {},
@@ -184,10 +176,10 @@ def parse_curves(text: str) -> Curves:
     return {name: tuple(points) for name, points in curves.items()}
 
 
-def _in_order(records: Iterable[StepRecord]) -> list[StepData]:
+def _in_order(records: Iterable[StepRecord], flow: Sequence[str]) -> list[StepData]:
     """Recorded steps, with those of our pipeline that are still to come; another pipeline's as they began."""
     recorded = {record.step: record for record in records}
-    names = FLOW if set(recorded) <= set(FLOW) else tuple(recorded)
+    names = flow if set(recorded) <= set(flow) else tuple(recorded)
     return [StepData(name, recorded.get(name)) for name in names]
 
 

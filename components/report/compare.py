@@ -116,7 +116,7 @@ def wilson(share: float, total: int) -> Interval:
 def _certainty(name: str, value: float, sizes: Mapping[str, Any]) -> Interval | None:
     """Of shares of prompts or pairs."""
     group = name.removeprefix("accuracy_")
-    total = sizes.get(f"pairs_{group}") or sizes.get("pairs") or sizes.get("prompts")
+    total = sizes.get(f"pairs_{group}") or sizes.get("pairs" if "accuracy" in name else "prompts")
     is_share = describe(name).is_share and 0 <= value <= 1
     return wilson(value, int(total)) if is_share and total else None
 

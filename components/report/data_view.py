@@ -35,7 +35,7 @@ class DatasetView:
     """One stage's dataset.
 
     Attributes:
-        title: The stage in words.
+        title: What it holds.
         rows: Rows read.
         parts: What became of them; the shares sum to 1.
         dropped: Those that were left out, by reason.
@@ -64,8 +64,7 @@ class SolveRate:
 def dataset_views(run: RunData) -> list[DatasetView]:
     """The datasets of the stages that are on."""
     return [
-        _dataset(title(artifact.manifest.stage.removeprefix("data-")), artifact.manifest.metrics)
-        for artifact in run.step("data").artifacts
+        _dataset(title(artifact.manifest.stage), artifact.manifest.metrics) for artifact in run.step("data").artifacts
     ]
 
 
@@ -88,7 +87,7 @@ def _dataset(name: str, counts: Mapping[str, Any]) -> DatasetView:
     kinds = (
         ("train", "train", train),
         ("heldout", "held out", heldout),
-        ("unused", "held out, not used", unused),
+        ("unused", "not used", unused),
         ("duplicate", "repeated", int(counts["duplicates"])),
         ("dropped", "dropped", left_out),
     )

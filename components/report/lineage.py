@@ -69,8 +69,6 @@ def run_record(run: RunData) -> dict[str, Any]:
 def made_by(artifact: ArtifactData) -> str:
     """What made an artifact, in words."""
     stage = artifact.manifest.stage
-    if stage.startswith("data-"):
-        return f"Data for {title(stage.removeprefix('data-')).lower()}"
     return title(artifact.step if stage == "merge" and artifact.step else stage)
 
 

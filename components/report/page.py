@@ -26,7 +26,7 @@ STATES = {
     "running": "running",
     "pending": "not run",
 }
-_SHORT = {"pretrain": "Pretrain", "sft": "SFT", "reward": "Reward", "rl": "RL", "evaluate": "Evaluate"}
+_SHORT = {"pretrain": "Pretrain", "sft": "SFT", "reward": "Reward", "rl": "RL", "dpo": "DPO", "evaluate": "Evaluate"}
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from components.report.metrics import Metric, describe, is_reward, rank
 from components.report.samples import AnswerRow, PairRow, answer_rows, pair_rows
 from components.report.verdict import title
 
-STAGES = ("prepare", "pretrain", "sft", "reward", "rl", "evaluate")
 _FIRST_CURVES = {
     "reward": ("loss", "accuracy", "margin"),
+    "dpo": ("loss", "accuracy", "margin", "log_prob_chosen", "log_prob_rejected"),
     "rl": ("kl", "entropy", "completion_tokens", "ended", "clipped", "value_loss", "explained_variance"),
 }
 _OTHER_FIRST_CURVES = ("loss", "token_accuracy", "lr")
@@ -75,8 +75,9 @@ class StageView:
 def stage_views(run: RunData, artifacts: Sequence[ArtifactView]) -> list[StageView]:
     """Sections in the flow's order. Preparing has one only if it trained the base, or failed."""
     known = {artifact.digest: artifact for artifact in artifacts}
-    shown = [name for name in STAGES if name != "prepare" or _trained_base(run.step(name))]
-    return [_view(run, run.step(name), known) for name in shown]
+    prepare = run.step("prepare")
+    shown = [*([prepare] if _trained_base(prepare) else []), *run.training, run.step("evaluate")]
+    return [_view(run, step, known) for step in shown]
 
 
 def time_spent(step: StepData) -> str:
@@ -101,8 +102,9 @@ def _trained_base(prepare: StepData) -> bool:
 
 def _view(run: RunData, step: StepData, known: Mapping[str, ArtifactView]) -> StageView:
     compare = final_comparisons if step.name == "evaluate" else stage_comparisons
-    is_pairs = bool(step.samples) and "score_chosen" in step.samples[0]
-    answers = [] if is_pairs else answer_rows(step.samples, continued=step.name in ("prepare", "pretrain"))
+    pairs = [sample for sample in step.samples if "score_chosen" in sample]
+    answered = [sample for sample in step.samples if "answer" in sample]
+    answers = answer_rows(answered, continued=step.name in ("prepare", "pretrain"))
     first, more = _charts(step)
     return StageView(
         name=step.name,
@@ -117,7 +119,7 @@ def _view(run: RunData, step: StepData, known: Mapping[str, ArtifactView]) -> St
         by="rollout batch" if step.name == "rl" else "optimizer step",
         answers=answers,
         right=_right(answers),
-        pairs=pair_rows(step.samples) if is_pairs else [],
+        pairs=pair_rows(pairs),
         result=known.get(step.artifact.manifest.digest) if step.artifact else None,
     )
 
@@ -188,7 +190,7 @@ def _steps(config: Mapping[str, Any], step: StepData) -> str:
     steps = f"{reached:,.0f} of {limit:,}" if unfinished else f"{max(reached, limit):,.0f}"
     if "rollout_batch_size" in config:
         return f"{steps} rollouts of {config['rollout_batch_size']} answers"
-    return f"{steps} of {config['train_batch_size']} {'pairs' if step.name == 'reward' else 'rows'}"
+    return f"{steps} of {config['train_batch_size']} {'pairs' if step.name in ('reward', 'dpo') else 'rows'}"
 
 
 def _merged(step: StepData) -> str:

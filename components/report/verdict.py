@@ -20,11 +20,16 @@ TITLES = {
     "sft": "Fine-tuning",
     "reward": "Reward model",
     "rl": "Reinforcement learning",
+    "dpo": "Preference optimisation",
     "merge": "Merge",
     "evaluate": "Evaluation",
     "report": "Report",
     "base": "Base model",
     "source": "Sources",
+    "data-pretrain": "Documents",
+    "data-sft": "Conversations",
+    "data-reward": "Preference pairs",
+    "data-rl": "Prompts",
 }
 
 

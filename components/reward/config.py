@@ -33,6 +33,6 @@ SPEC = StageSpec(
     name="reward",
     result_version=1,
     config=RewardConfig,
-    inputs={"model": InputSpec(("model",)), "dataset": InputSpec(("dataset",))},
+    inputs={"model": InputSpec(("model",)), "dataset": InputSpec(("dataset",), made_by="data-reward")},
     main_metric="accuracy",
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +9,13 @@ import numpy as np
 import torch
 from datasets import Dataset
 from numpy.typing import NDArray
+from transformers import TrainerCallback
 from trl import RewardConfig as TrlRewardConfig
 from trl import RewardTrainer
 
 from components.common import distributed
 from components.common.causal import CausalLM, Sample
-from components.common.curves import FILE as CURVES
-from components.common.curves import Curves
+from components.common.curves import copy_curves
 from components.common.device import device_policy
 from components.common.evaluation import PairScores, evaluating, last_token_scores, score_sequences
 from components.common.models import (
@@ -29,25 +28,11 @@ from components.common.models import (
 )
 from components.common.stage import Job, Result
 from components.common.tokenizer import load_tokenizer
-from components.common.trainer import StageCallback, seed_everything, start_training, trainer_arguments, training_order
-from components.data.table import TokenTable, read_jsonl, write_jsonl
+from components.common.trainer import Training, run_trainer, seed_everything, training_order
+from components.data.pairs import Pairs
+from components.data.table import read_jsonl, write_jsonl
 from components.reward.config import RewardConfig
 from components.reward.parity import save_parity
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Preference pairs as two tables of equal length; each sequence is the prompt and one answer.
-
-    Attributes:
-        chosen: The better answers.
-        rejected: The worse ones.
-        margin: Least wanted distance of the scores, shape (pairs,); None if the data name none.
-    """
-
-    chosen: TokenTable
-    rejected: TokenTable
-    margin: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,17 +55,7 @@ def run(job: Job[RewardConfig]) -> Result:
 
 def load_data(job: Job[RewardConfig]) -> Data:
     """Maps the dataset's tables into memory."""
-
-    def pairs(split: str) -> Pairs:
-        folder = job.folder("dataset") / split
-        margin = folder / "margin.npy"
-        return Pairs(
-            TokenTable.load(folder / "chosen"),
-            TokenTable.load(folder / "rejected"),
-            np.load(margin, allow_pickle=False) if margin.is_file() else None,
-        )
-
-    return Data(pairs("train"), pairs("heldout"))
+    return Data(*(Pairs.load(job.folder("dataset") / side) for side in ("train", "heldout")))
 
 
 def build_model(job: Job[RewardConfig]) -> CausalLM:
@@ -91,7 +66,7 @@ def build_model(job: Job[RewardConfig]) -> CausalLM:
     distributed.start(policy.device)
     seed_everything(job.seed)
     tokenizer = load_tokenizer(job.folder("model"))
-    base = load_reward_base(job.folder("model"), policy, tokenizer.pad_token_id)
+    base = load_reward_base(job.folder("model"), policy, tokenizer.pad_token_id, load_in_4bit=job.config.load_in_4bit)
     assert job.config.lora is not None  # RewardConfig refuses null
     model = get_peft_model(base, lora_config(base, job.config.lora, "SEQ_CLS"))
     float32_trainables(model)
@@ -100,21 +75,24 @@ def build_model(job: Job[RewardConfig]) -> CausalLM:
 
 def train(job: Job[RewardConfig], model: CausalLM, data: Data) -> None:
     """Trains adapter and head with TRL's RewardTrainer."""
-    arguments = TrlRewardConfig(
-        **trainer_arguments(job, model.policy),
-        max_length=None,
-        disable_dropout=False,
-        center_rewards_coefficient=job.config.center_rewards_coefficient,
-    )
-    with Curves(job.work, job.name) as curves:
-        trainer = RewardTrainer(
+    order = training_order(job, len(data.train))
+
+    def trainer(arguments: dict[str, Any], callback: TrainerCallback) -> RewardTrainer:
+        centering = {"center_rewards_coefficient": job.config.center_rewards_coefficient}
+        return RewardTrainer(
             model=model.model,
-            args=arguments,
-            train_dataset=_pair_dataset(data.train, training_order(job, len(data.train.chosen))),
+            args=TrlRewardConfig(**arguments, **centering, max_length=None, disable_dropout=False),
+            train_dataset=_pair_dataset(data.train, order),
             processing_class=model.tokenizer,
-            callbacks=[StageCallback(job, curves)],
+            callbacks=[callback],
         )
-        start_training(trainer)
+
+    lengths = np.maximum(data.train.chosen.lengths, data.train.rejected.lengths)
+
+    def heldout_loss() -> float:
+        return evaluate(job, model, data).metrics()["loss"]
+
+    run_trainer(Training(job, model.policy, model.model, order, lengths, trainer, heldout_loss))
 
 
 def evaluate(job: Job[RewardConfig], model: CausalLM, data: Data) -> PairScores:
@@ -135,8 +113,8 @@ def save(job: Job[RewardConfig], model: CausalLM, data: Data, before: PairScores
     if distributed.is_main():
         save_adapter(model.model, job.out, base=job.plan.parents()["model"].uri)
         tokenizer = save_tokenizer(model.tokenizer, job.out)
-        shutil.copyfile(job.work / CURVES, job.out / CURVES)
-        save_parity(job.out, data.heldout, after, job.config.num_parity_pairs)
+        copy_curves(job.work, job.out)
+        save_parity(job.out, data.heldout, after, job.config.num_parity_pairs, quantised=job.config.load_in_4bit)
         write_jsonl(job.out / "samples.jsonl", _samples(job, after))
     return Result("adapter", metrics, tokenizer)
 

@@ -17,10 +17,12 @@ from components.common.logs import say
 from components.common.lora import speed_up_lora
 from components.common.models import float32_trainables, load_causal_lm, load_reward_model, lora_config
 from components.common.stage import Job
+from components.common.tokenizer import load_tokenizer, tokenizer_identity
 from components.common.trainer import seed_everything
 from components.reward.parity import load_parity
 from components.rl.config import RlConfig
 from components.rl.roles import Roles, load_adapter_weights, read_adapter_config
+from components.rl.text_reward import TextReward
 
 
 def build_roles(job: Job[RlConfig]) -> Roles:
@@ -38,18 +40,32 @@ def build_roles(job: Job[RlConfig]) -> Roles:
     policy = device_policy()
     distributed.start(policy.device)
     seed_everything(job.seed)
-    base = load_causal_lm(job.folder("model"), policy)
+    base = load_causal_lm(job.folder("model"), policy, load_in_4bit=config.load_in_4bit)
     fresh = lora_config(base, config.lora, "CAUSAL_LM")  # of the bare base: afterwards its layers have other names
     model = get_peft_model(base, copy.deepcopy(fresh), adapter_name="policy")
     reward = reward_input(job)
     on_base = job.plan.inputs[reward].kind == "adapter"
-    head, separate = _reward_adapter(job, model, reward) if on_base else _reward_model(job, reward, policy)
-    value_head = _critic(job, model, fresh, head, job.folder(reward) if on_base else None)
+    text_reward = None if on_base or speaks_like_policy(job, reward) else TextReward.load(job.folder(reward), policy)
+    if text_reward:
+        say(job.name, "the reward model has another tokenizer: it is given text")
+        head, separate = torch.zeros(1, base.config.hidden_size), None
+    else:
+        head, separate = _reward_adapter(job, model, reward) if on_base else _reward_model(job, reward, policy)
+    value_head = None
+    if config.algorithm == "ppo":
+        value_head = _critic(job, model, fresh, head, job.folder(reward) if on_base else None).to(policy.device)
     _prepare(model, activation_checkpointing=config.activation_checkpointing)
-    device = policy.device
-    roles = Roles(model, value_head.to(device), head.to(device), policy, config.temperature, separate_reward=separate)
-    check_reward(job, roles, reward)
+    head = head.to(policy.device)
+    roles = Roles(model, value_head, head, policy, config.temperature, separate, text_reward)
+    if text_reward is None:
+        check_reward(job, roles, reward)
     return roles
+
+
+def speaks_like_policy(job: Job[RlConfig], reward: str) -> bool:
+    """Whether a reward model has the policy's vocabulary and chat template."""
+    policy, judge = (tokenizer_identity(load_tokenizer(job.folder(name))) for name in ("model", reward))
+    return policy == judge
 
 
 def reward_input(job: Job[RlConfig]) -> str:
@@ -82,7 +98,7 @@ def check_reward(job: Job[RlConfig], roles: Roles, reward: str) -> None:
     if parity is not None:
         with roles.use("reward"):
             scores = score_sequences(roles.scores, parity.sequences, roles.device_policy, job.config.eval_tokens)
-        parity.check(scores, where=job.plan.inputs[reward].uri)
+        parity.check(scores, where=job.plan.inputs[reward].uri, quantised=job.config.load_in_4bit)
 
 
 def _reward_adapter(job: Job[RlConfig], model: Any, reward: str) -> tuple[Tensor, None]:

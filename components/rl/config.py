@@ -62,11 +62,12 @@ class SolveRate(Config):
 
 
 class RlConfig(Config):
-    """Reinforcement learning from a reward model by proximal policy optimisation."""
+    """Reinforcement learning from a reward model: PPO with a critic, or RLOO or GRPO without."""
 
     enabled: Annotated[bool, Neutral()] = Field(True, description="off: the stage hands its input on")
-    algorithm: Literal["ppo"] = "ppo"
+    algorithm: Literal["ppo", "rloo", "grpo"] = Field("ppo", description="rloo and grpo compare a prompt's completions")
     lora: LoraSettings = LoraSettings()
+    load_in_4bit: bool = Field(False, description="QLoRA: keep the frozen weights in NF4; needs the extra qlora")
     max_steps: int = Field(100, ge=1, description="rollout batches")
     rollout_batch_size: int = Field(64, ge=1, description="completions in a rollout batch, over all processes")
     num_generations: int = Field(1, ge=1, description="completions of each prompt")
@@ -89,7 +90,9 @@ class RlConfig(Config):
     target_kl: float | None = Field(None, gt=0, description="nats a completion; set: beta adapts to reach it")
     kl_horizon: int = Field(10000, ge=1, description="completions over which an adaptive beta reacts")
     missing_eos_penalty: float = Field(1.0, ge=0, description="taken off a completion that does not end by itself")
-    whiten_rewards: bool = False
+    whiten_rewards: bool = Field(False, description="ppo: scale rewards to unit variance")
+    scale_rewards: bool = Field(True, description="grpo: divide by the standard deviation of a prompt's scores")
+    reward_clip: float | None = Field(None, gt=0, description="weighted rewards are cut off at ± this in training")
     reward_model_weight: float = 1.0
     reward_functions: tuple[RewardFunction, ...] = ()
     critic_init: Literal["reward", "zero"] = Field("reward", description="where the critic's adapter and head start")
@@ -100,11 +103,20 @@ class RlConfig(Config):
     activation_checkpointing: Annotated[bool, Neutral()] = False
     require_improvement: Annotated[bool, Neutral()] = False
     logging_steps: Annotated[int, Neutral()] = Field(1, ge=1)
+    save_steps: Annotated[int, Neutral()] = Field(10, ge=1, description="rollout batches between checkpoints")
+    report_to: Annotated[tuple[str, ...], Neutral()] = Field(
+        (), description="trackers, as accelerate names them: wandb, mlflow, …"
+    )
+    save_total_limit: Annotated[int, Neutral()] = Field(2, ge=1, description="checkpoints that are kept")
 
     @model_validator(mode="after")
     def _check(self) -> RlConfig:
         if self.rollout_batch_size % (self.num_generations * self.num_mini_batches):
             raise ValueError("rollout_batch_size must be a multiple of num_generations × num_mini_batches")
+        if self.algorithm != "ppo" and self.num_generations < 2:
+            raise ValueError(f"{self.algorithm} compares completions of one prompt: num_generations must be 2 or more")
+        if self.algorithm == "grpo" and self.target_kl is not None:
+            raise ValueError("target_kl adapts a penalty on rewards; grpo has its own in the loss: set target_kl: null")
         check_names(self.reward_functions)
         if self.lora.lora_dropout:
             raise ValueError("lora.lora_dropout must be 0: a policy with dropout is not the one that sampled")
@@ -124,7 +136,7 @@ SPEC = StageSpec(
         "model": InputSpec(("model",)),
         "reward": InputSpec(("adapter", "reward_model")),
         "reward_model": InputSpec(("reward_model",), required=False),
-        "dataset": InputSpec(("dataset",)),
+        "dataset": InputSpec(("dataset",), made_by="data-rl"),
     },
     main_metric="reward",
 )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from components.common import distributed
 from components.rl import ppo
+from components.rl.advantages import advantages_and_returns
 from components.rl.config import RlConfig
 from components.rl.rewards import NamedFunction, call_function
 from components.rl.roles import Role, Roles
@@ -59,15 +60,27 @@ class Worth:
 
 @dataclass(frozen=True)
 class Experience:
-    """A rollout with all that an update needs; tensors of shape (completions, tokens) on the CPU."""
+    """What an update needs; tensors of shape (completions, tokens) on the CPU.
+
+    Attributes:
+        rollout: The completions.
+        worth: What they are worth.
+        beta: Weight of the KL penalty.
+        logprobs: Under the policy that sampled.
+        reference: Log-probabilities under the reference.
+        advantages: What each token was better than expected.
+        values: What the critic expected; None without a critic.
+        returns: What it should have expected; None without a critic.
+    """
 
     rollout: Rollout
     worth: Worth
+    beta: float
     logprobs: Tensor
     reference: Tensor
-    values: Tensor
     advantages: Tensor
-    returns: Tensor
+    values: Tensor | None
+    returns: Tensor | None
 
     def kl(self) -> NDArray[np.float64]:
         """Each completion's log-ratio of policy to reference, summed over its tokens."""
@@ -105,14 +118,15 @@ def gather_experience(setup: Setup, rollout: Rollout, beta: float, step: int) ->
     ]
     logprobs = token_values(roles, rollout, pieces, "policy", roles.logprobs)
     reference = token_values(roles, rollout, pieces, "reference", roles.logprobs)
-    values = token_values(roles, rollout, pieces, "critic", roles.values)
+    has_critic = roles.value_head is not None
+    values = token_values(roles, rollout, pieces, "critic", roles.values) if has_critic else None
     worth = judge(setup, rollout)
-    scores = worth.total - config.missing_eos_penalty * ~rollout.ended
-    rewards = ppo.token_rewards(torch.from_numpy(scores).float(), logprobs, reference, rollout.mask, beta)
-    if config.whiten_rewards:
-        rewards = ppo.whiten(rewards, rollout.mask, shift_mean=False)
-    advantages, returns = ppo.advantages_and_returns(rewards, values, rollout.mask, config.gamma, config.lam)
-    return Experience(rollout, worth, logprobs, reference, values, ppo.whiten(advantages, rollout.mask), returns)
+    limit = config.reward_clip or np.inf
+    scores = torch.from_numpy(np.clip(worth.total, -limit, limit) - config.missing_eos_penalty * ~rollout.ended)
+    advantages, returns = advantages_and_returns(
+        config, scores.float(), logprobs, reference, values, rollout.mask, beta
+    )
+    return Experience(rollout, worth, beta, logprobs, reference, advantages, values, returns)
 
 
 def token_values(
@@ -149,8 +163,12 @@ def token_values(
 
 def judge(setup: Setup, rollout: Rollout) -> Worth:
     """Asks the reward model and the reward functions."""
-    scores = _scores(setup.roles, rollout, setup.config.per_device_train_batch_size)
     texts = [setup.decode(ids) for ids in rollout.completions]
+    if setup.roles.text_reward is None:
+        scores = _scores(setup.roles, rollout, setup.config.per_device_train_batch_size)
+    else:
+        conversations = [setup.prompts.messages(row) for row in rollout.rows]
+        scores = setup.roles.text_reward.scores(conversations, texts, setup.config.eval_tokens)
     questions = [setup.prompts.question(row) for row in rollout.rows]
     columns = [setup.prompts.columns(row) for row in rollout.rows]
     values = {f.name: call_function(f.call, f.name, questions, texts, columns) for f in setup.functions}
@@ -170,20 +188,26 @@ def _scores(roles: Roles, rollout: Rollout, size: int) -> NDArray[np.float64]:
     return distributed.sum_over_ranks(results.to(device)).cpu().double().numpy()
 
 
-def summary(experience: Experience, beta: float) -> dict[str, Any]:
+def summary(experience: Experience) -> dict[str, Any]:
     """What is worth watching of a rollout batch."""
     rollout, worth, mask = experience.rollout, experience.worth, experience.rollout.mask
-    error = experience.returns - experience.values
-    variance = ppo.masked_mean((experience.returns - ppo.masked_mean(experience.returns, mask)) ** 2, mask)
     log_ratio = experience.reference - experience.logprobs
     return {
         "reward": float(worth.scores.mean()),
         **{name: float(values.mean()) for name, values in worth.functions.items()},
         "kl": float(experience.kl().mean()),
         "kl_k3": float((ppo.kl_k3(log_ratio) * mask).sum(1).mean()),
-        "beta": beta,
+        "beta": experience.beta,
         "entropy": -float(ppo.masked_mean(experience.logprobs, mask)),
-        "explained_variance": 1 - float(ppo.masked_mean(error**2, mask) / variance.clamp(min=1e-8)),
+        **_explained(experience.values, experience.returns, mask),
         "completion_tokens": float(mask.sum(1).mean()),
         "ended": float(rollout.ended.mean()),
     }
+
+
+def _explained(values: Tensor | None, returns: Tensor | None, mask: Tensor) -> dict[str, float]:
+    """Share of the returns' variance that the critic foresaw."""
+    if values is None or returns is None:
+        return {}
+    variance = ppo.masked_mean((returns - ppo.masked_mean(returns, mask)) ** 2, mask).clamp(min=1e-8)
+    return {"explained_variance": 1 - float(ppo.masked_mean((returns - values) ** 2, mask) / variance)}

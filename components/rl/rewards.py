@@ -62,7 +62,11 @@ def _call(
     try:
         rewards = [float(value) for value in function(prompts=list(prompts), completions=list(completions), **extra)]
     except Exception as error:  # a user's function may raise anything
-        raise UserError(f"raised {type(error).__name__}: {error}", where=f"reward function {name}") from error
+        raise UserError(
+            f"raised {type(error).__name__}: {error}",
+            where=f"reward function {name}",
+            hint=f"it is called with {', '.join(('prompts', 'completions', *extra))}",
+        ) from error
     if len(rewards) != len(prompts) or not all(map(math.isfinite, rewards)):
         raise UserError(
             f"must return one finite number for each of the {len(prompts)} completions", where=f"reward function {name}"

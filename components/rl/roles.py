@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from components.common.device import DevicePolicy
 from components.common.errors import InputError
 from components.common.evaluation import autocast, backbone, head_logits, last_token_scores
+from components.rl.text_reward import TextReward
 
 Role = Literal["policy", "critic", "reward", "reference"]
 
@@ -30,24 +30,29 @@ class Roles:
     Args:
         model: A PEFT model on the base with adapters `policy`, `critic` and, unless there is a separate reward model,
             `reward`.
-        value_head: From a hidden state to a value; float32.
+        value_head: From a hidden state to a value; float32. None where there is no critic.
         score_head: Weight of the reward's head, shape (1, hidden); float32.
         policy: Device and type.
         temperature: Divides the logits.
         separate_reward: A reward model of its own, for a reward that stands on another base.
+        text_reward: A reward model with another tokenizer; `scores` is then not to be used.
     """
 
     def __init__(
         self,
         model: Any,
-        value_head: nn.Linear,
+        value_head: nn.Linear | None,
         score_head: Tensor,
         policy: DevicePolicy,
         temperature: float,
         separate_reward: Any = None,
+        text_reward: TextReward | None = None,
     ) -> None:
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
         self.model, self.value_head, self.score_head = model, value_head, score_head
         self.device_policy, self._temperature, self._separate = policy, temperature, separate_reward
+        self.text_reward = text_reward
         self._layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
         self._active: Role | None = None
 
@@ -81,11 +86,16 @@ class Roles:
                     layer.enable_adapters(True)
                 layer.set_adapter(role, inference_mode=role == "reward")
 
+    @property
+    def trained(self) -> tuple[Literal["policy", "critic"], ...]:
+        """The roles that learn."""
+        return ("policy",) if self.value_head is None else ("policy", "critic")
+
     def parameters(self, role: Literal["policy", "critic"]) -> list[nn.Parameter]:
         """A role's trainable parameters."""
         mark = f".{role}."
         own = [parameter for name, parameter in self.model.named_parameters() if mark in name]
-        return own + list(self.value_head.parameters()) if role == "critic" else own
+        return own + list(self.value_head.parameters()) if role == "critic" and self.value_head is not None else own
 
     def logprobs(self, ids: Tensor, written: Tensor) -> Tensor:
         """Log-probabilities of the written tokens under the active role.
@@ -104,6 +114,7 @@ class Roles:
 
     def values(self, ids: Tensor, written: Tensor) -> Tensor:
         """The active role's value of the state before each written token, shape (written tokens,)."""
+        assert self.value_head is not None  # no critic, no values
         hidden = self._hidden(ids)[:, :-1][written[:, 1:]]
         with torch.autocast(hidden.device.type, enabled=False):
             values: Tensor = self.value_head(hidden.float()).squeeze(-1)
@@ -164,4 +175,6 @@ def read_adapter_config(folder: Path) -> Any:
 
     fields = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     kept = ("r", "lora_alpha", "use_rslora", "target_modules", "rank_pattern", "alpha_pattern")
-    return LoraConfig(task_type="CAUSAL_LM", lora_dropout=0.0, **{name: fields[name] for name in kept})
+    return LoraConfig(
+        task_type="CAUSAL_LM", lora_dropout=0.0, **{name: fields[name] for name in kept if name in fields}
+    )

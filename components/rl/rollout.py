@@ -7,17 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from components.common import distributed
+from components.common.chat import Message
 from components.common.evaluation import pad
 from components.common.generation import Sampling, generate
 from components.data.table import TokenTable, read_jsonl
-from components.rl.roles import Roles
+
+if TYPE_CHECKING:  # evaluate takes prompts from here, and has no use for PEFT
+    from components.rl.roles import Roles
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,10 @@ class Prompts:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def messages(self, row: int) -> list[Message]:
+        """The conversation up to the completion."""
+        return [Message(turn["role"], turn["content"]) for turn in self.records[row]["messages"]]
 
     def question(self, row: int) -> str:
         """The last turn of a prompt."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,25 +11,22 @@ from numpy.typing import NDArray
 from components.common import distributed
 from components.common.causal import join_samples
 from components.common.chat import Chat
-from components.common.curves import FILE as CURVES
-from components.common.curves import Curves
+from components.common.curves import copy_curves
 from components.common.evaluation import gain_interval
 from components.common.generation import Sampling
-from components.common.logs import Progress
 from components.common.models import save_adapter, save_tokenizer
 from components.common.stage import Job, Result
 from components.common.tokenizer import load_tokenizer
 from components.data.table import write_jsonl
 from components.rl.build import build_roles
 from components.rl.config import RlConfig
-from components.rl.experience import Setup, gather_experience, summary
+from components.rl.experience import Setup
+from components.rl.loop import learn
 from components.rl.measure import EVALUATION_STEP, Measured, measure
-from components.rl.ppo import KlController
 from components.rl.rewards import reward_functions
 from components.rl.roles import Roles
-from components.rl.rollout import Prompts, prompt_rows, roll_out
+from components.rl.rollout import Prompts
 from components.rl.solve_rate import Chosen, choose
-from components.rl.update import Optimizers, update
 
 
 @dataclass(frozen=True)
@@ -85,36 +81,13 @@ def choose_prompts(job: Job[RlConfig], model: Model, data: Data) -> Chosen:
 
 
 def train(job: Job[RlConfig], model: Model, data: Data, chosen: Chosen) -> None:
-    """Runs PPO: roll out, score, update, batch after batch."""
-    config, roles = job.config, model.roles
-    optimizers = Optimizers.build(roles, config)
-    controller = KlController(config.beta, config.target_kl, config.kl_horizon)
-    setup = Setup(roles, data.train, model.text, reward_functions(config), config, job.seed)
-    shown = ("reward", *(f.name for f in setup.functions), "kl", "policy_loss", "value_loss", "lr")
-    progress = Progress(job.name, config.max_steps, every=config.logging_steps)
-    prompts_a_batch = config.rollout_batch_size // config.num_generations
-    tokens = 0
-    with Curves(job.work, job.name) as curves:
-        for step in range(config.max_steps):
-            rows = prompt_rows(chosen.train, step, prompts_a_batch, job.seed)
-            sampling = Sampling(config.max_completion_length, (model.stop,), config.temperature, job.seed, step)
-            rollout = roll_out(roles, data.train, rows, sampling, config.num_generations, config.eval_tokens)
-            experience = gather_experience(setup, rollout, controller.beta, step)
-            values = {
-                **summary(experience, controller.beta),
-                "lr": optimizers.scheduler.get_last_lr()[0],
-                **update(roles, experience, optimizers, config, step, job.seed),
-            }
-            controller.update(values["kl"], len(rollout))
-            curves.write(step + 1, values)
-            tokens += sum(map(len, rollout.sequences))
-            progress.step(step + 1, {name: values[name] for name in shown}, tokens=tokens)
+    """Learns from the chosen training prompts."""
+    learn(job, _setup(job, model, data.train), chosen.train, model.stop)
 
 
 def evaluate(job: Job[RlConfig], model: Model, data: Data, chosen: Chosen) -> Measured:
     """Samples an answer to each held-out prompt and has it judged."""
-    setup = Setup(model.roles, data.heldout, model.text, reward_functions(job.config), job.config, job.seed)
-    return measure(setup, chosen.heldout[: job.config.num_eval_prompts], model.stop)
+    return measure(_setup(job, model, data.heldout), chosen.heldout[: job.config.num_eval_prompts], model.stop)
 
 
 def save(job: Job[RlConfig], model: Model, chosen: Chosen, before: Measured, after: Measured) -> Result:
@@ -125,7 +98,7 @@ def save(job: Job[RlConfig], model: Model, chosen: Chosen, before: Measured, aft
         "after": after.metrics(),
         "reward_gain": gain_interval(before.worth.scores, after.worth.scores, seed=job.seed),
         "solve_rate": chosen.rates,
-        "trainable_parameters": sum(p.numel() for p in (*roles.parameters("policy"), *roles.parameters("critic"))),
+        "trainable_parameters": sum(p.numel() for role in roles.trained for p in roles.parameters(role)),
     }
     for name, values in after.worth.functions.items():
         metrics[f"{name}_gain"] = gain_interval(before.worth.functions[name], values, seed=job.seed)
@@ -133,6 +106,10 @@ def save(job: Job[RlConfig], model: Model, chosen: Chosen, before: Measured, aft
     if distributed.is_main():
         save_adapter(roles.model, job.out, base=job.plan.parents()["model"].uri, adapter="policy")
         tokenizer = save_tokenizer(model.tokenizer, job.out)
-        shutil.copyfile(job.work / CURVES, job.out / CURVES)
+        copy_curves(job.work, job.out)
         write_jsonl(job.out / "samples.jsonl", join_samples(before.samples, after.samples))
     return Result("adapter", metrics, tokenizer)
+
+
+def _setup(job: Job[RlConfig], model: Model, prompts: Prompts) -> Setup:
+    return Setup(model.roles, prompts, model.text, reward_functions(job.config), job.config, job.seed)

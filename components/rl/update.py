@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 
 from components.common import distributed
 from components.common.errors import UserError
+from components.common.overflow import OverflowWatch
 from components.rl import ppo
 from components.rl.config import RlConfig
 from components.rl.experience import Experience, micro_batches, minibatches
@@ -25,16 +26,15 @@ class Optimizers:
     optimizer: torch.optim.Optimizer
     scheduler: Any
     scaler: torch.amp.GradScaler
+    watch: OverflowWatch = field(default_factory=lambda: OverflowWatch("rl"))
 
     @staticmethod
     def build(roles: Roles, config: RlConfig) -> Optimizers:
         """Adam on both groups; the learning rates follow one schedule."""
         from transformers import get_scheduler
 
-        groups: list[dict[str, Any]] = [
-            {"params": roles.parameters("policy"), "lr": config.learning_rate},
-            {"params": roles.parameters("critic"), "lr": config.critic_learning_rate},
-        ]
+        rates = {"policy": config.learning_rate, "critic": config.critic_learning_rate}
+        groups: list[dict[str, Any]] = [{"params": roles.parameters(role), "lr": rates[role]} for role in roles.trained]
         trained = [parameter for group in groups for parameter in group["params"]]
         distributed.broadcast([parameter.data for parameter in trained])
         for parameter in trained:
@@ -75,35 +75,62 @@ def update(
 def _step(
     roles: Roles, experience: Experience, optimizers: Optimizers, config: RlConfig, rows: Sequence[int]
 ) -> dict[str, float]:
-    device = roles.device_policy.device
+    pieces = micro_batches(experience.rollout, rows, config.per_device_train_batch_size)
     # Of the whole minibatch on all processes, so that gradients can be summed over processes as they are.
     tokens = float(experience.rollout.mask[list(rows)].sum())
-    pieces = micro_batches(experience.rollout, rows, config.per_device_train_batch_size)
-    totals = torch.zeros(4, device=device)
+    sums = _policy_gradients(roles, experience, optimizers.scaler, config, pieces, tokens)
+    sums |= _critic_gradients(roles, experience, optimizers.scaler, config, pieces, tokens)
+    applied = apply_gradients(roles, optimizers, config.max_grad_norm)
+    means = distributed.sum_over_ranks(torch.stack(list(sums.values()))).tolist()
+    if not all(map(math.isfinite, means)):
+        raise UserError("the loss is not finite", where="rl", hint="lower rl.learning_rate")
+    return {**dict(zip(sums, means, strict=True)), **applied}
+
+
+def _policy_gradients(
+    roles: Roles,
+    experience: Experience,
+    scaler: torch.amp.GradScaler,
+    config: RlConfig,
+    pieces: Sequence[list[int]],
+    tokens: float,
+) -> dict[str, torch.Tensor]:
+    device = roles.device_policy.device
+    totals = torch.zeros(3, device=device)
+    penalty = experience.beta if config.algorithm == "grpo" else 0.0
     with roles.use("policy"):
         for piece in pieces:
             ids, _, written = experience.rollout.batch(piece, device)
-            old, advantages = _flat(experience, piece, experience.logprobs, experience.advantages)
-            terms = ppo.policy_terms(
-                roles.logprobs(ids, written), old.to(device), advantages.to(device), config.cliprange
-            )
-            optimizers.scaler.scale(terms.loss / tokens).backward()
-            totals[:3] += torch.stack([terms.loss.detach(), terms.clipped.float(), terms.approx_kl]) / tokens
+            known = _flat(experience, piece, experience.logprobs, experience.reference, experience.advantages)
+            old, reference, advantages = (values.to(device) for values in known)
+            new = roles.logprobs(ids, written)
+            terms = ppo.policy_terms(new, old, advantages, config.cliprange)
+            loss = terms.loss + penalty * ppo.kl_k3(reference - new).sum() if penalty else terms.loss
+            scaler.scale(loss / tokens).backward()
+            totals += torch.stack([loss.detach(), terms.clipped.float(), terms.approx_kl]) / tokens
+    return dict(zip(("policy_loss", "clipped", "approx_kl"), totals.unbind(), strict=True))
+
+
+def _critic_gradients(
+    roles: Roles,
+    experience: Experience,
+    scaler: torch.amp.GradScaler,
+    config: RlConfig,
+    pieces: Sequence[list[int]],
+    tokens: float,
+) -> dict[str, torch.Tensor]:
+    if experience.values is None or experience.returns is None:
+        return {}
+    device = roles.device_policy.device
+    total = torch.zeros((), device=device)
     with roles.use("critic"):
         for piece in pieces:
             ids, _, written = experience.rollout.batch(piece, device)
-            old, returns = _flat(experience, piece, experience.values, experience.returns)
-            loss = ppo.value_loss(
-                roles.values(ids, written), old.to(device), returns.to(device), config.cliprange_value
-            )
-            optimizers.scaler.scale(loss / tokens).backward()
-            totals[3] += loss.detach() / tokens
-    norms = _apply(roles, optimizers, config)
-    names = ("policy_loss", "clipped", "approx_kl", "value_loss")
-    means = distributed.sum_over_ranks(totals).tolist()
-    if not all(map(math.isfinite, means)):
-        raise UserError("the loss is not finite", where="rl", hint="lower rl.learning_rate")
-    return {**dict(zip(names, means, strict=True)), **norms}
+            old, returns = (v.to(device) for v in _flat(experience, piece, experience.values, experience.returns))
+            loss = ppo.value_loss(roles.values(ids, written), old, returns, config.cliprange_value)
+            scaler.scale(loss / tokens).backward()
+            total += loss.detach() / tokens
+    return {"value_loss": total}
 
 
 def _flat(experience: Experience, rows: list[int], *arrays: torch.Tensor) -> list[torch.Tensor]:
@@ -112,21 +139,29 @@ def _flat(experience: Experience, rows: list[int], *arrays: torch.Tensor) -> lis
     return [values[rows][tokens] for values in arrays]
 
 
-def _apply(roles: Roles, optimizers: Optimizers, config: RlConfig) -> dict[str, float]:
-    """Sums gradients over processes, clips each role's, and steps."""
-    groups = {role: roles.parameters(role) for role in ("policy", "critic")}
+def apply_gradients(roles: Roles, optimizers: Optimizers, max_grad_norm: float) -> dict[str, float]:
+    """Sums gradients over processes, clips each role's, and steps.
+
+    Returns:
+        Norms of the gradients; with a gradient scaler also its scale, and 1 for a step that it skipped.
+    """
+    groups = {role: roles.parameters(role) for role in roles.trained}
     # Scaled gradients are summed before they are unscaled: an overflow on one process is then one on all, and all skip.
     sum_gradients([parameter for group in groups.values() for parameter in group])
     optimizers.scaler.unscale_(optimizers.optimizer)
     norms = {
-        f"grad_norm_{role}": float(nn.utils.clip_grad_norm_(group, config.max_grad_norm))
-        for role, group in groups.items()
+        f"grad_norm_{role}": float(nn.utils.clip_grad_norm_(group, max_grad_norm)) for role, group in groups.items()
     }
+    scale = optimizers.scaler.get_scale()
     optimizers.scaler.step(optimizers.optimizer)
     optimizers.scaler.update()
     optimizers.scheduler.step()
     optimizers.optimizer.zero_grad(set_to_none=False)
-    return norms
+    if not optimizers.scaler.is_enabled():
+        return norms
+    now = optimizers.scaler.get_scale()
+    optimizers.watch.step(skipped=now < scale)
+    return {**norms, "loss_scale": now, "skipped": float(now < scale)}
 
 
 def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:

@@ -2,11 +2,12 @@
 
 import sys
 
-from components.common.entry import Run, stage_main
+from components.common.entry import Run, hide, stage_main
 from components.sft.config import SPEC
 
 
 def _load_run() -> Run:
+    hide("datasets")  # and with it pandas: a second
     from components.sft.stage import run
 
     return run

@@ -19,7 +19,7 @@ SPEC = StageSpec(
     name="sft",
     result_version=1,
     config=SftConfig,
-    inputs={"model": InputSpec(("model",)), "dataset": InputSpec(("dataset",))},
+    inputs={"model": InputSpec(("model",)), "dataset": InputSpec(("dataset",), made_by="data-sft")},
     main_metric="loss",
     higher_is_better=False,
 )

@@ -9,6 +9,9 @@ import click
 _COMMANDS = {
     "run": ("pipelines.cli.run", "Run a pipeline here, in processes of this machine."),
     "submit": ("pipelines.cli.submit", "Start a pipeline on Kubeflow Pipelines."),
+    "generate": ("pipelines.cli.generate", "Complete a file of prompts with a model."),
+    "score": ("pipelines.cli.score", "Score a file of answers with a reward model."),
+    "chat": ("pipelines.cli.chat", "Talk with a model in the terminal."),
 }
 
 

@@ -19,3 +19,13 @@ def reported() -> Iterator[None]:
     except RlhfError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.code)
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Ends a command on Ctrl-C with one line; the same command goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("stopped: the same command goes on after the rows that are written", err=True)
+        sys.exit(130)

@@ -20,6 +20,7 @@ from typing import IO
 import click
 
 from components.common.errors import RlhfError, UserError
+from components.common.flows import FLOWS
 from components.common.logs import MARK
 from components.common.store import open_store
 from components.launcher.record import Run
@@ -55,8 +56,9 @@ def run(
 ) -> None:
     """Run a pipeline here, in processes of this machine.
 
-    PIPELINE.py is pipelines/rlhf.py by default. KEY=VALUE sets a parameter (seed=1) or overrides a field of the
-    configuration (sft.learning_rate=1e-4). A stage whose result is in the store is not run again.
+    PIPELINE.py is pipelines/rlhf.py by default; pipelines/dpo.py goes without a reward model. KEY=VALUE sets a
+    parameter (seed=1) or overrides a field of the configuration (sft.learning_rate=1e-4). A stage whose result is in
+    the store is not run again.
     """
     with reported():
         file, pairs = _split(arguments)
@@ -65,9 +67,9 @@ def run(
         parameters = {"preset": "tiny-cpu", **parse_parameters(pairs), **given}
         for name in ("config", "model", "data", "preset"):
             parameters[name] = _absolute(name, str(parameters.get(name, "")))
-        if file.parent == DEFAULT_PIPELINE.parent:  # one of ours: see that it can be run before anything is written
+        if is_ours(file):  # see that it can be run before anything is written
             request = {name: value for name, value in parameters.items() if name != "launcher_image"}
-            resolve(Request(**request))  # type: ignore[arg-type]
+            resolve(Request(**request, pipeline=file.stem))  # type: ignore[arg-type]
         if run_id and not re.fullmatch(r"[\w.-]{1,60}", run_id):
             raise UserError("letters, digits, dots, dashes and underscores are allowed", where=f"--run-id {run_id}")
         started = Run(open_store(store), run_id or _new_run_id())
@@ -75,6 +77,11 @@ def run(
         click.echo(f"run {started.run_id} in {started.store.root}")
         code = _run_pipeline(file, started, parameters, verbose)
     sys.exit(code)
+
+
+def is_ours(file: Path) -> bool:
+    """Whether a pipeline file is one of this package, whose parameters we know."""
+    return file.resolve().parent == DEFAULT_PIPELINE.parent and file.stem in FLOWS
 
 
 def _split(arguments: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:

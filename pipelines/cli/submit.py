@@ -16,7 +16,7 @@ from components.common.errors import RetryableError, UserError
 from components.prepare.resolve import Request, resolve
 from pipelines.cli.errors import reported
 from pipelines.cli.parameters import embed_config, parse_parameters
-from pipelines.cli.run import DEFAULT_PIPELINE
+from pipelines.cli.run import DEFAULT_PIPELINE, is_ours
 
 ENDED = {"SUCCEEDED": 0, "SKIPPED": 0, "FAILED": 1, "CANCELED": 1}
 POLL_SECONDS = 2.0
@@ -39,8 +39,8 @@ def submit(
 ) -> None:
     """Start a pipeline on Kubeflow Pipelines.
 
-    PIPELINE.py is pipelines/rlhf.py by default. KEY=VALUE sets a parameter (seed=1) or overrides a field of the
-    configuration (sft.learning_rate=1e-4).
+    PIPELINE.py is pipelines/rlhf.py by default; pipelines/dpo.py goes without a reward model. KEY=VALUE sets a
+    parameter (seed=1) or overrides a field of the configuration (sft.learning_rate=1e-4).
     """
     with reported():
         is_file = bool(arguments) and arguments[0].endswith(".py") and "=" not in arguments[0]
@@ -48,9 +48,10 @@ def submit(
         if not file.is_file():
             raise UserError("no such file", where=str(file), hint="give the path of a pipeline file")
         parameters = embed_config(parse_parameters(arguments[1:] if is_file else arguments))
-        if file.resolve().parent == DEFAULT_PIPELINE.parent:  # a typo must not cost a run on the cluster
+        if is_ours(file):  # a typo must not cost a run on the cluster
             known = {name: value for name, value in parameters.items() if name in ("config", "overrides", "seed")}
-            resolve(Request(str(parameters.get("preset", "tiny-cpu")), **known))  # type: ignore[arg-type]
+            preset = str(parameters.get("preset", "tiny-cpu"))
+            resolve(Request(preset, **known, pipeline=file.stem))  # type: ignore[arg-type]
         code = _submit(file, parameters, experiment_name, run_name, wait, namespace, endpoint)
     sys.exit(code)
 

@@ -1,25 +1,27 @@
 """Merge against PEFT (load, merge_and_unload, save_pretrained): wall time, CPU time and memory of whole processes.
 
-    python tests/benchmarks/bench_merge.py [--size 245M|1.1B ...] [--runs 3] [--folder DIR]
+    python -m tests.benchmarks.bench_merge [--size 245M|1.1B ...] [--runs 3] [--folder DIR] [--output DIR]
 
 `merge` does what PEFT does; `components.merge` is the whole command, which also hashes its inputs and its result and
-forces it to the disk. Memory is the largest sum over the process tree of anonymous memory: what a pod's limit has to
-hold, without the page cache.
+forces it to the disk.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from harness import Cost, measure, take_turns
+from tests.benchmarks.harness import Figures, Table, measure, take_turns, write_results
+
+MODULE = "tests.benchmarks.bench_merge"
 
 SIZES: dict[str, tuple[dict[str, int], str]] = {
     "245M": (
@@ -93,11 +95,19 @@ CONTESTANTS: dict[str, Callable[[Path, Path, str], None]] = {"peft": merge_with_
 
 def command(contestant: str, folder: Path, out: Path, size: str) -> list[str]:
     if contestant in CONTESTANTS:
-        return [sys.executable, __file__, "--child", contestant, "--size", size, "--folder", str(folder), str(out)]
+        return [sys.executable, "-m", MODULE, "--child", contestant, "--size", size, "--folder", str(folder), str(out)]
     config = folder / "merge.yaml"
     config.write_text("merge: {}\n", encoding="utf-8")
     inputs = [f"--input={name}={folder / name}" for name in ("base", "adapter")]
     return [sys.executable, "-m", "components.merge", f"--config={config}", *inputs, f"--output={out}"]
+
+
+def merge(contestant: str, folder: Path, size: str, _: int) -> Figures:
+    """Merges once."""
+    out = folder / "out" / contestant
+    shutil.rmtree(out, ignore_errors=True)
+    out.parent.mkdir(exist_ok=True)
+    return asdict(measure(command(contestant, folder, out, size)))
 
 
 def unequal(one: Path, two: Path) -> tuple[int, int, float]:
@@ -124,37 +134,16 @@ def unequal(one: Path, two: Path) -> tuple[int, int, float]:
     return total, differ, largest
 
 
-def table(costs: dict[str, list[Cost]]) -> str:
-    medians = {
-        name: [statistics.median(getattr(cost, field) for cost in runs) for field in Cost.__dataclass_fields__]
-        for name, runs in costs.items()
-    }
-    lines = [f"{'':18}{'wall s':>10}{'CPU s':>10}{'memory MB':>12}{'wall':>8}{'CPU':>8}{'memory':>8}"]
-    for name, values in medians.items():
-        ratios = [peft / value for peft, value in zip(medians["peft"], values, strict=True)]
-        lines.append(
-            f"{name:18}{values[0]:10.2f}{values[1]:10.2f}{values[2]:12.0f}" + "".join(f"{r:7.1f}x" for r in ratios)
-        )
-    return "\n".join(lines)
-
-
-def benchmark(size: str, runs: int, folder: Path) -> None:
+def benchmark(size: str, runs: int, folder: Path) -> Table:
+    """Merges a model of a size with each contestant, and compares the results."""
     if not (folder / "adapter").is_dir():
-        subprocess.run(
-            [sys.executable, __file__, "--child", "build", "--size", size, "--folder", str(folder)], check=True
-        )
-    names = ["peft", "merge", "components.merge"]
-
-    def run(name: str, _: int) -> Cost:
-        out = folder / "out" / name
-        shutil.rmtree(out, ignore_errors=True)
-        out.parent.mkdir(exist_ok=True)
-        return measure(command(name, folder, out, size))
-
-    costs = take_turns(names, runs, run)
-    print(f"\n{size}, {runs} runs, medians; ratios are PEFT's figure divided by the row's\n{table(costs)}")
+        build_command = [sys.executable, "-m", MODULE, "--child", "build", "--size", size, "--folder", str(folder)]
+        subprocess.run(build_command, check=True)
+    names = ("peft", "merge", "components.merge")
+    results = take_turns({name: functools.partial(merge, name, folder, size) for name in names}, runs)
     total, differ, largest = unequal(folder / "out" / "peft", folder / "out" / "merge")
-    print(f"unequal to PEFT: {differ} of {total} elements, largest difference {largest:.3g}")
+    note = f"Unequal to PEFT: {differ} of {total} elements, largest difference {largest:.3g}."
+    return Table(f"Merging {size} parameters", results, plotted="wall_s", notes=[note])
 
 
 def main() -> None:
@@ -162,6 +151,7 @@ def main() -> None:
     parser.add_argument("--size", nargs="+", default=["245M"], choices=SIZES)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="keep models here (about three times their size is needed)")
+    parser.add_argument("--output", type=Path, help="folder for table, figures and plot")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("out", nargs="?", type=Path, help=argparse.SUPPRESS)
     arguments: Any = parser.parse_args()
@@ -170,11 +160,13 @@ def main() -> None:
     elif arguments.child:
         CONTESTANTS[arguments.child](arguments.folder, arguments.out, arguments.size[0])
     else:
-        for size in arguments.size:
-            with tempfile.TemporaryDirectory() as temporary:
+        with tempfile.TemporaryDirectory() as temporary:
+            tables = []
+            for size in arguments.size:
                 folder = (arguments.folder or Path(temporary)) / size
                 folder.mkdir(parents=True, exist_ok=True)
-                benchmark(size, arguments.runs, folder)
+                tables.append(benchmark(size, arguments.runs, folder))
+        write_results(arguments.output, "merge", tables)
 
 
 if __name__ == "__main__":

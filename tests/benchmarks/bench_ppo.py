@@ -19,11 +19,11 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness import bar_chart, child, markdown_table, medians, resident_mb, take_turns, write_output
+from tests.benchmarks.drawings import bar_chart, child, markdown_table, medians, resident_mb, write_output
+from tests.benchmarks.harness import take_turns
 
 CONTESTANTS = ("one base", "four models")
 ROLES = ("policy", "reference", "critic", "reward")
@@ -131,8 +131,9 @@ def benchmark(size: str, runs: int, steps: int, folder: Path, output: Path) -> N
     arguments = ["--size", size, "--steps", str(steps), "--folder", str(folder)]
     if not (folder / "adapter").is_dir():
         child(__file__, "--child", "build", *arguments)
-    one: Callable[[str, int], dict[str, Any]] = lambda name, _: child(__file__, "--child", name, *arguments)  # noqa: E731
-    results = take_turns(CONTESTANTS, runs, one)
+    results = take_turns(
+        {name: lambda _, name=name: child(__file__, "--child", name, *arguments) for name in CONTESTANTS}, runs
+    )
     text = report(size, results)
     charts = {
         field: bar_chart(title, {name: [run[field] for run in results[name]] for name in CONTESTANTS}, unit)

@@ -43,10 +43,12 @@ import subprocess
 import sys
 import sysconfig
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import ROOT, bar_chart, child, environment, line_chart, markdown_table, take_turns, write_output
+from tests.benchmarks.drawings import bar_chart, child, environment, line_chart, markdown_table, write_output
+from tests.benchmarks.harness import ROOT, take_turns
 
 CONTESTANTS = ("ours", "TRL", "TRL, whole critic")
 SETTINGS: dict[str, Any] = {
@@ -168,7 +170,7 @@ def train_ours(task: dict[str, Any]) -> dict[str, Any]:
     metrics = [trainer.step(step).metrics for step in range(task["steps"])]
     cpu, wall = time.process_time() - began_cpu, time.monotonic() - began
     save_adapter(roles.model, out, base="base", adapter="policy")
-    optimizer = trainer.optimizers.optimizer
+    optimizer = trainer.learner.optimizers.optimizer
     return {
         "cpu_s": cpu,
         "wall_s": wall,

@@ -1,23 +1,26 @@
-"""What the comparisons share: contestants take turns, each run is a process of its own, medians are compared.
+"""What the benchmarks share: processes that take turns, what each costs, medians, a table and a plot.
 
-Taking turns makes a busy machine disturb all alike, and CPU seconds are compared rather than wall time.
+Every run is a process tree of its own, and the contestants take turns, so that a busy machine disturbs all of them
+alike. CPU time hardly depends on what else runs, wall time does. Memory is the largest sum over the process tree of
+anonymous memory: what a pod's limit has to hold, without the page cache.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
-from typing import Any, TypeVar
 
 ROOT = Path(__file__).parents[2]
-Run = TypeVar("Run")
+Figures = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -29,33 +32,89 @@ class Cost:
     anonymous_mb: float
 
 
-def measure(arguments: Sequence[str]) -> Cost:
-    """Runs a command to its end and watches its process tree."""
+@dataclass(frozen=True)
+class Table:
+    """Runs of the contestants, of which the first is the one that ratios refer to.
+
+    Attributes:
+        title: What was compared.
+        runs: Figures of each run by contestant.
+        higher_is_better: Names of the figures of which more is better; of the others less is.
+        plotted: The figure that the plot shows.
+        notes: What a reader must know, one sentence each.
+    """
+
+    title: str
+    runs: Mapping[str, Sequence[Figures]]
+    plotted: str
+    higher_is_better: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+    def median(self, name: str, figure: str) -> float:
+        return statistics.median(run[figure] for run in self.runs[name])
+
+    def ratio(self, name: str, figure: str) -> float:
+        """How many times better than the first contestant."""
+        first, own = self.median(next(iter(self.runs)), figure), self.median(name, figure)
+        better, worse = (own, first) if figure in self.higher_is_better else (first, own)
+        return better / worse if worse else float("nan")
+
+    @property
+    def figures(self) -> list[str]:
+        return list(next(iter(self.runs.values()))[0])
+
+    def markdown(self) -> str:
+        counts = {len(runs) for runs in self.runs.values()}
+        head = ["", *self.figures, *(f"{figure} ×" for figure in self.figures)]
+        lines = [f"## {self.title}", "", _row(head), _row(["---", *["--:"] * (len(head) - 1)])]
+        for name in self.runs:
+            medians = [f"{self.median(name, figure):.4g}" for figure in self.figures]
+            lines.append(_row([name, *medians, *(f"{self.ratio(name, figure):.2f}" for figure in self.figures)]))
+        notes = [f"Medians of {max(counts)} runs; × is how many times better than the first row.", *self.notes]
+        return "\n".join([*lines, "", *notes, ""])
+
+    def as_json(self) -> dict[str, object]:
+        medians = {name: {figure: self.median(name, figure) for figure in self.figures} for name in self.runs}
+        return {"title": self.title, "runs": {n: list(r) for n, r in self.runs.items()}, "medians": medians}
+
+    def svg(self, top: int) -> str:
+        """A bar for each contestant's median and a dot for each run, drawn from `top` downwards."""
+        largest = max(run[self.plotted] for runs in self.runs.values() for run in runs)
+        parts = [f'<text x="0" y="{top + 14}" class="title">{escape(self.title)}: {escape(self.plotted)}</text>']
+        for index, (name, runs) in enumerate(self.runs.items()):
+            y, median = top + 26 + 26 * index, self.median(name, self.plotted)
+            parts.append(f'<text x="214" y="{y + 13}" text-anchor="end">{escape(name)}</text>')
+            parts.append(f'<rect x="220" y="{y}" width="{400 * median / largest:.1f}" height="18" class="bar"/>')
+            dots = (f'<circle cx="{220 + 400 * run[self.plotted] / largest:.1f}" cy="{y + 9}" r="3"/>' for run in runs)
+            parts += [*dots, f'<text x="632" y="{y + 13}">{median:.4g}</text>']
+        return "\n".join(parts)
+
+    @property
+    def height(self) -> int:
+        return 44 + 26 * len(self.runs)
+
+
+def measure(command: Sequence[str], **environment: str) -> Cost:
+    """Runs a command to its end; its output is shown only if it fails."""
+    variables = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONPATH": str(ROOT)}
     began = time.monotonic()
-    process = subprocess.Popen(arguments, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    peak = 0
-    while True:
-        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-        if pid:
-            break
-        peak = max(peak, anonymous_memory(process.pid))
-        time.sleep(0.005)
-    wall = time.monotonic() - began
+    with subprocess.Popen(
+        command, env=variables | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        assert process.stdout is not None
+        os.set_blocking(process.stdout.fileno(), False)
+        peak, output = 0, b""
+        while True:
+            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+            output += process.stdout.read() or b""
+            if pid:
+                break
+            peak = max(peak, anonymous_memory(process.pid))
+            time.sleep(0.01)
+        process.returncode = os.waitstatus_to_exitcode(status)
     if status:
-        raise SystemExit(process.stderr.read().decode() if process.stderr else status)
-    return Cost(wall, usage.ru_utime + usage.ru_stime, peak / 2**20)
-
-
-def environment(**changes: str) -> dict[str, str]:
-    """This process's environment with the tree on the import path and the hub out of bounds."""
-    return {
-        **os.environ,
-        "HF_HUB_OFFLINE": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "PYTHONPATH": str(ROOT),
-        **changes,
-    }
+        raise SystemExit(f"{' '.join(command)}\n{output.decode(errors='replace')[-8000:]}")
+    return Cost(time.monotonic() - began, usage.ru_utime + usage.ru_stime, peak / 2**20)
 
 
 def anonymous_memory(pid: int) -> int:
@@ -69,116 +128,42 @@ def anonymous_memory(pid: int) -> int:
     return own + sum(anonymous_memory(int(child)) for child in children)
 
 
-def resident_mb(name: str = "VmHWM") -> float:
-    """This process's resident memory: `VmHWM` is the most it ever had, `VmRSS` what it has now."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:"))
-
-
-def child(script: str, *arguments: str, python: str = sys.executable, **changes: str) -> dict[str, Any]:
-    """Runs a benchmark's script in a process of its own; the last line it prints is its result, as JSON."""
-    command = [python, script, *arguments]
-    done = subprocess.run(command, env=environment(**changes), capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return result
-
-
-def take_turns(names: Sequence[str], runs: int, run: Callable[[str, int], Run]) -> dict[str, list[Run]]:
-    """Runs each contestant so many times, in turns.
+def take_turns(contestants: Mapping[str, Callable[[int], Figures]], runs: int) -> dict[str, list[Figures]]:
+    """Lets each contestant run once, then each again, and so on; tells every run's figures as it ends.
 
     Args:
-        names: The contestants.
-        runs: Number of turns.
-        run: Called with a contestant and the number of the turn, from 0.
+        contestants: By name; called with the number of the run, from 0.
+        runs: How often.
     """
-    results: dict[str, list[Run]] = {name: [] for name in names}
+    results: dict[str, list[Figures]] = {name: [] for name in contestants}
     for number in range(runs):
-        for name in names:
-            results[name].append(run(name, number))
-            shown = results[name][-1]
-            text = json.dumps(shown if isinstance(shown, dict) else vars(shown))
-            print(f"run {number + 1} {name}: {text[:300]}", file=sys.stderr, flush=True)
+        for name, contestant in contestants.items():
+            results[name].append(contestant(number))
+            shown = {figure: round(value, 4) for figure, value in results[name][-1].items()}
+            print(f"run {number + 1} {name}: {json.dumps(shown)}", file=sys.stderr, flush=True)
     return results
 
 
-def medians(runs: Sequence[Mapping[str, float]], fields: Sequence[str]) -> dict[str, float]:
-    """The median of each field over runs."""
-    return {field: statistics.median(run[field] for run in runs) for field in fields}
+def write_results(output: Path | None, name: str, tables: Sequence[Table]) -> None:
+    """Prints the tables, and writes them as name.md, name.json and name.svg into a folder."""
+    text = "\n".join(table.markdown() for table in tables)
+    print(text)
+    if output is None:
+        return
+    output.mkdir(parents=True, exist_ok=True)
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    (output / f"{name}.md").write_text(f"{text}\nMeasured on {machine}.\n", encoding="utf-8")
+    results = {"machine": machine, "tables": [table.as_json() for table in tables]}
+    (output / f"{name}.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    tops = [sum(table.height for table in tables[:index]) for index in range(len(tables) + 1)]
+    drawn = "\n".join(table.svg(top) for table, top in zip(tables, tops, strict=False))
+    style = "text{font:12px sans-serif;fill:#222}.title{font-weight:bold}.bar{fill:#9ec1e6}circle{fill:#1f5d99}"
+    (output / f"{name}.svg").write_text(
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-8 0 708 {tops[-1]}"><style>{style}</style>\n'
+        f'<rect x="-8" width="708" height="{tops[-1]}" fill="#fff"/>\n{drawn}\n</svg>\n',
+        encoding="utf-8",
+    )
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first column is text and whose others are numbers."""
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows)) + "\n"
-
-
-def bar_chart(title: str, bars: Mapping[str, Sequence[float]], unit: str) -> str:
-    """Horizontal bars in SVG: the median of each contestant's runs, a whisker from the least to the most.
-
-    Args:
-        title: Above the bars.
-        bars: The runs of each contestant.
-        unit: After each median.
-    """
-    left, width, height = 190, 420, 34
-    largest = max(max(runs) for runs in bars.values())
-    parts = [f'<text x="8" y="22" font-weight="bold">{title}</text>']
-    for index, (name, runs) in enumerate(bars.items()):
-        middle = 52 + index * height
-        median, low, high = (f(runs) / largest * width for f in (statistics.median, min, max))
-        fill = "#2a6f97" if index == 0 else "#a9a9a9"
-        parts += [
-            f'<text x="{left - 8}" y="{middle + 4}" text-anchor="end">{name}</text>',
-            f'<rect x="{left}" y="{middle - 10}" width="{median:.1f}" height="20" fill="{fill}"/>',
-            f'<line x1="{left + low:.1f}" x2="{left + high:.1f}" y1="{middle}" y2="{middle}" stroke="#222"/>',
-            f'<text x="{left + high + 6:.1f}" y="{middle + 4}">{statistics.median(runs):.4g} {unit}</text>',
-        ]
-    size = f'width="{left + width + 110}" height="{52 + len(bars) * height}"'
-    return svg(size, parts)
-
-
-def line_chart(title: str, curves: Mapping[str, Sequence[float]]) -> str:
-    """Curves over steps in SVG, each named at its end.
-
-    Args:
-        title: Above the curves.
-        curves: Values by step, from step 1.
-    """
-    width, height, left, top = 460, 220, 50, 36
-    values = [value for curve in curves.values() for value in curve]
-    low, high = min(values), max(values)
-    longest = max(map(len, curves.values()))
-    parts = [f'<text x="8" y="22" font-weight="bold">{title}</text>']
-    for value in (low, high):
-        y = top + (high - value) / (high - low or 1) * height
-        parts.append(f'<line x1="{left}" x2="{left + width}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>')
-        parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.2f}</text>')
-    for index, (name, curve) in enumerate(curves.items()):
-        colour = ("#2a6f97", "#c8553d", "#8a8a8a", "#588157")[index % 4]
-        xy = [
-            (left + i / max(longest - 1, 1) * width, top + (high - v) / (high - low or 1) * height)
-            for i, v in enumerate(curve)
-        ]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in xy)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
-        parts.append(f'<text x="{left + width + 6}" y="{top + 12 + 16 * index}" fill="{colour}">{name}</text>')
-    parts.append(f'<text x="{left + width}" y="{top + height + 18}" text-anchor="end">step {longest}</text>')
-    return svg(f'width="{left + width + 190}" height="{top + height + 28}"', parts)
-
-
-def svg(size: str, parts: Sequence[str]) -> str:
-    """A drawing from its parts."""
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">'
-    return f"{head}{''.join(parts)}</svg>\n"
-
-
-def write_output(folder: Path, name: str, report: str, data: Mapping[str, Any], drawings: Mapping[str, str]) -> None:
-    """Writes a comparison as NAME.md with its drawings, and all that was measured as NAME.json."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for drawing, text in drawings.items():
-        (folder / f"{name}-{drawing}.svg").write_text(text, encoding="utf-8")
-    images = "".join(f"\n![{drawing}]({name}-{drawing}.svg)\n" for drawing in drawings)
-    (folder / f"{name}.md").write_text(report + images, encoding="utf-8")
-    (folder / f"{name}.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -1,4 +1,4 @@
-"""The compiled pipeline, compared by meaning with the one in the tree. `make golden` writes it anew."""
+"""The compiled pipelines, compared by meaning with those in the tree. `make golden` writes them anew."""
 
 import itertools
 import os
@@ -8,20 +8,29 @@ import pytest
 import yaml
 from kfp import compiler
 
+from components.common.flows import flow_steps
 from pipelines.cli.load import load_pipeline
 from tests.support.commands import ROOT
 
 GOLDEN = Path(__file__).parent
-CHAIN = [
-    *("prepare", "data", "pretrain", "merge", "sft", "merge-2", "reward", "merge-3", "rl", "merge-4"),
-    *("evaluate", "report"),
-]
+CHAINS = {
+    "rlhf": [
+        *("prepare", "data", "pretrain", "merge", "sft", "merge-2", "reward", "merge-3", "rl", "merge-4"),
+        *("evaluate", "report"),
+    ],
+    "dpo": ["prepare", "data", "pretrain", "merge", "sft", "merge-2", "dpo", "merge-3", "evaluate", "report"],
+}
+
+
+@pytest.fixture(scope="module", params=CHAINS)
+def name(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    path = tmp_path_factory.mktemp("compiled") / "rlhf.yaml"
-    compiler.Compiler().compile(load_pipeline(ROOT / "pipelines" / "rlhf.py"), str(path))
+def compiled(tmp_path_factory, name):
+    path = tmp_path_factory.mktemp("compiled") / f"{name}.yaml"
+    compiler.Compiler().compile(load_pipeline(ROOT / "pipelines" / f"{name}.py"), str(path))
     return list(yaml.safe_load_all(path.read_text()))  # the pipeline, and what is Kubernetes' own
 
 
@@ -30,23 +39,23 @@ def pipeline(compiled):
     return compiled[0]
 
 
-def test_the_compiled_pipeline_is_the_one_in_the_tree(compiled):
-    golden = GOLDEN / "rlhf.yaml"
-    documents = [{name: value for name, value in part.items() if name != "sdkVersion"} for part in compiled]
+def test_the_compiled_pipeline_is_the_one_in_the_tree(compiled, name):
+    golden = GOLDEN / f"{name}.yaml"
+    documents = [{key: value for key, value in part.items() if key != "sdkVersion"} for part in compiled]
     if os.environ.get("RLHF_REGENERATE"):
         golden.write_text(yaml.safe_dump_all(documents, sort_keys=True))
     assert list(yaml.safe_load_all(golden.read_text())) == documents
 
 
-def test_the_steps_follow_one_another_with_a_merge_after_each_stage(pipeline):
+def test_the_steps_follow_one_another_with_a_merge_after_each_stage(pipeline, name):
     tasks = pipeline["root"]["dag"]["tasks"]
-    assert set(tasks) == set(CHAIN)
+    assert set(tasks) == set(CHAINS[name])
 
     def ancestors(name):
         direct = tasks[name].get("dependentTasks", [])
         return set(direct).union(*(ancestors(task) for task in direct))
 
-    for before, after in itertools.pairwise(CHAIN):
+    for before, after in itertools.pairwise(CHAINS[name]):
         assert before in ancestors(after), f"{after} does not wait for {before}"
 
 
@@ -60,6 +69,14 @@ def test_every_step_runs_the_launcher_image_uncached_and_installs_nothing(pipeli
         assert "pip install" not in command, name
         body = executor["container"]["command"][-1].split('"""')[-1]
         assert len([line for line in body.splitlines() if line.strip()]) <= 5, name
+
+
+def test_the_flow_of_the_same_name_lists_the_steps(pipeline, name):
+    tasks = pipeline["root"]["dag"]["tasks"]
+    constants = tasks["prepare"]["inputs"]["parameters"]["pipeline"]
+    assert constants == {"runtimeValue": {"constant": name}}
+    names = {task: fields["taskInfo"]["name"].replace(" ", "-") for task, fields in tasks.items()}
+    assert [names[task] for task in CHAINS[name]] == list(flow_steps(name))
 
 
 def test_the_parameters_have_defaults_that_need_no_network(pipeline):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from components.common.artifacts import Manifest
 from components.launcher.record import Run, StepRecord
@@ -57,8 +60,37 @@ class ToyRun:
 
 @pytest.fixture(scope="session")
 def toy_run(tmp_path_factory) -> ToyRun:
-    folder = tmp_path_factory.mktemp("toy")
-    result = rlhf("run", "--preset", TOY, "--run-id", "first", cwd=folder)
-    assert result.returncode == 0, result.stdout + result.stderr
+    """Made once, also when several workers share the tests: the others wait."""
+    return _run(tmp_path_factory, "first")
+
+
+@pytest.fixture(scope="session")
+def toy_dpo(toy_run, tmp_path_factory) -> ToyRun:
+    """A run of the dpo pipeline in the same store."""
+    return _run(tmp_path_factory, "dpo", str(ROOT / "pipelines" / "dpo.py"))
+
+
+@pytest.fixture
+def run_of(request) -> Callable[[str], ToyRun]:
+    """The run that has a stage."""
+    return lambda stage: request.getfixturevalue("toy_dpo" if stage == "dpo" else "toy_run")
+
+
+def shared_folder(tmp_path_factory, name: str) -> Path:
+    """A folder that all workers of this test run have in common."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _run(tmp_path_factory, name: str, *arguments: str) -> ToyRun:
+    folder = shared_folder(tmp_path_factory, "toy")
+    output = folder / f"{name}.txt"
+    with FileLock(folder / "lock"):
+        if not output.exists():
+            result = rlhf("run", *arguments, "--preset", TOY, "--run-id", name, cwd=folder)
+            assert result.returncode == 0, result.stdout + result.stderr
+            output.write_text(result.stdout)
     store = folder / "rlhf-store"
-    return ToyRun(store, Run.of_config(f"{store}/runs/first/config.yaml"), result.stdout)
+    return ToyRun(store, Run.of_config(f"{store}/runs/{name}/config.yaml"), output.read_text())

@@ -1,41 +1,62 @@
-"""Two processes give what one gives: the same curves, one writer."""
+"""Two processes give what one gives: the same curves and weights, one writer."""
+
+from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.support.commands import python
 
+STEPS = 20
 SETTINGS = {
-    "sft": ["sft.max_steps=6", "sft.logging_steps=1", "sft.train_batch_size=8"],
-    "rl": ["rl.max_steps=3"],
+    "pretrain": ["train_batch_size=4", "per_device_train_batch_size=1", "learning_rate=1e-3"],
+    "sft": ["train_batch_size=4", "per_device_train_batch_size=1", "learning_rate=1e-3", "num_eval_prompts=8"],
+    "reward": ["train_batch_size=8", "per_device_train_batch_size=4", "learning_rate=1e-3"],
+    "rl": ["rollout_batch_size=8", "num_ppo_epochs=1", "learning_rate=1e-4", "critic_learning_rate=1e-4"],
+    "dpo": ["train_batch_size=8", "per_device_train_batch_size=4", "learning_rate=1e-3", "num_eval_prompts=8"],
 }
 
 
+def inputs(toy_run, stage: str) -> list[str]:
+    """The stage's inputs in the toy run, as arguments."""
+    found = {name: toy_run.store / parent.uri for name, parent in toy_run.manifest(stage).parents.items()}
+    return ["--config", str(toy_run.config), *(part for n, uri in found.items() for part in ("--input", f"{n}={uri}"))]
+
+
+def train(toy_run, stage: str, store: Path, processes: int) -> Path:
+    """Folder of a short run's artifact."""
+    settings = [f"max_steps={STEPS}", "num_samples=2", *SETTINGS[stage]]
+    arguments = [part for setting in settings for part in ("--set", f"{stage}.{setting}")]
+    arguments += ["--output", str(store), "--nproc", str(processes)]
+    result = python("-m", f"components.{stage}", *inputs(toy_run, stage), *arguments)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count(f"{stage} finished: ") == 1
+    assert list((store / ".scratch").iterdir()) == []
+    (artifact,) = (store / "artifacts" / stage).iterdir()
+    return artifact
+
+
 @pytest.mark.parametrize("stage", SETTINGS)
-def test_curves_do_not_depend_on_the_number_of_processes(toy_run, tmp_path, stage):
-    inputs = {name: parent.uri for name, parent in toy_run.manifest(stage).parents.items()}
-    arguments = ["--config", str(toy_run.config)]
-    arguments += [a for name, uri in inputs.items() for a in ("--input", f"{name}={toy_run.store / uri}")]
-    arguments += [a for setting in SETTINGS[stage] for a in ("--set", setting)]
-    curves = {}
-    for processes in (1, 2):
-        store = tmp_path / str(processes)
-        result = python("-m", f"components.{stage}", *arguments, "--output", str(store), "--nproc", str(processes))
-        assert result.returncode == 0, result.stderr
-        (artifact,) = (store / "artifacts" / stage).iterdir()
-        assert list((store / ".scratch").iterdir()) == []
-        curves[processes] = [json.loads(line) for line in (artifact / "metrics.jsonl").read_text().splitlines()]
-    assert len(curves[1]) == len(curves[2]) > 2
-    for one, two in zip(curves[1], curves[2], strict=True):
-        assert two == pytest.approx(one, rel=1e-3, abs=1e-4)
+def test_neither_curves_nor_weights_depend_on_the_number_of_processes(run_of, tmp_path, stage):
+    one, two = (train(run_of(stage), stage, tmp_path / str(number), number) for number in (1, 2))
+    curves = [[json.loads(line) for line in (a / "metrics.jsonl").read_text().splitlines()] for a in (one, two)]
+    assert len(curves[0]) == len(curves[1]) == STEPS
+    loss = "value_loss" if stage == "rl" else "loss"
+    for alone, shared in zip(*curves, strict=True):
+        assert shared[loss] == pytest.approx(alone[loss], abs=1e-5)
+    weights = [load_file(artifact / "adapter_model.safetensors") for artifact in (one, two)]
+    assert weights[0].keys() == weights[1].keys()
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=0, atol=1e-5, msg=name)
 
 
 def test_an_error_on_a_rank_is_told_once_with_its_own_exit_code(toy_run, tmp_path):
-    inputs = {name: parent.uri for name, parent in toy_run.manifest("sft").parents.items()}
-    arguments = ["--config", str(toy_run.config), "--output", str(tmp_path), "--nproc", "2"]
-    arguments += [a for name, uri in inputs.items() for a in ("--input", f"{name}={toy_run.store / uri}")]
-    result = python("-m", "components.sft", *arguments, "--set", "sft.train_batch_size=7")
+    arguments = ["--output", str(tmp_path), "--nproc", "2", "--set", "sft.train_batch_size=7"]
+    result = python("-m", "components.sft", *inputs(toy_run, "sft"), *arguments)
     assert result.returncode == 2
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith("error: train_batch_size 7 cannot be shared by 2 processes")

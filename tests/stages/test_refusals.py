@@ -96,7 +96,12 @@ def test_a_dataset_of_another_stage(toy_run, tmp_path):
     given = ["--config", str(toy_run.config), "--output", str(tmp_path / "out")]
     inputs = ["--input", f"model={toy_run.folder('merge-sft')}", "--input", f"dataset={toy_run.dataset('sft')}"]
     result = python("-m", "components.reward", *given, *inputs)
-    check(result, [p for p in (tmp_path / "out").rglob("*") if p.is_file()], 3, "holds no token table")
+    check(
+        result,
+        [p for p in (tmp_path / "out").rglob("*") if p.is_file()],
+        3,
+        "was made by data-sft, the input dataset takes what data-reward makes",
+    )
 
 
 def test_a_gate_makes_no_improvement_an_error(toy_run, tmp_path):

@@ -18,7 +18,7 @@ def tiny_config(family: str, tokenizer: Any, **changes: Any) -> Any:
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
     if family == "bloom":
         shape = {"hidden_size": 32, "n_layer": 2, "n_head": 4}
-        return transformers.BloomConfig(vocab_size=len(tokenizer), **shape, **ids, **changes)
+        return transformers.BloomConfig(vocab_size=len(tokenizer), **{**shape, **ids, **changes})
     shape = {
         "hidden_size": 32,
         "intermediate_size": 64,
@@ -30,7 +30,7 @@ def tiny_config(family: str, tokenizer: Any, **changes: Any) -> Any:
     if family == "qwen3":
         shape["head_dim"] = 8
     kind = {"llama": "LlamaConfig", "qwen2": "Qwen2Config", "qwen3": "Qwen3Config"}[family]
-    return getattr(transformers, kind)(vocab_size=len(tokenizer), **shape, **ids, **changes)
+    return getattr(transformers, kind)(vocab_size=len(tokenizer), **{**shape, **ids, **changes})
 
 
 def tiny_model(family: str, tokenizer: Any, seed: int = 0, **changes: Any) -> Any:

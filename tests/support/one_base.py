@@ -8,16 +8,15 @@ from pathlib import Path
 from numpy.typing import NDArray
 
 from components.common.artifacts import Artifact
-from components.common.generation import Sampling
 from components.common.stage import Job, Plan
 from components.common.store import DirectoryStore
 from components.rl.build import build_roles
 from components.rl.config import SPEC, RlConfig
-from components.rl.experience import Setup, gather_experience, summary
-from components.rl.ppo import KlController
+from components.rl.experience import Setup
+from components.rl.loop import make_step
 from components.rl.roles import Roles
-from components.rl.rollout import Prompts, prompt_rows, roll_out
-from components.rl.update import Optimizers, update
+from components.rl.rollout import Prompts
+from components.rl.state import Learner
 
 
 @dataclass(frozen=True)
@@ -53,18 +52,9 @@ class Trainer:
     def __init__(self, roles: Roles, prompts: Prompts, config: RlConfig, seed: int, stop: int) -> None:
         self.roles, self.config, self.stop = roles, config, stop
         self.setup = Setup(roles, prompts, lambda ids: "", (), config, seed)
-        self.optimizers = Optimizers.build(roles, config)
-        self.controller = KlController(config.beta, config.target_kl, config.kl_horizon)
+        self.learner = Learner.build(roles, config)
 
     def step(self, step: int) -> Batch:
         """Rolls out, scores and updates."""
-        config, setup, beta = self.config, self.setup, self.controller.beta
-        count = config.rollout_batch_size // config.num_generations
-        rows = prompt_rows(range(len(setup.prompts)), step, count, setup.seed)
-        sampling = Sampling(config.max_completion_length, (self.stop,), config.temperature, setup.seed, step)
-        rollout = roll_out(self.roles, setup.prompts, rows, sampling, config.num_generations, config.eval_tokens)
-        experience = gather_experience(setup, rollout, beta, step)
-        metrics = {**summary(experience, beta), "lr": self.optimizers.scheduler.get_last_lr()[0]}
-        metrics |= update(self.roles, experience, self.optimizers, config, step, setup.seed)
-        self.controller.update(metrics["kl"], len(rollout))
-        return Batch(rollout.rows, rollout.completions, metrics)
+        experience, metrics = make_step(self.setup, self.learner, range(len(self.setup.prompts)), self.stop, step)
+        return Batch(experience.rollout.rows, experience.rollout.completions, metrics)

@@ -13,9 +13,9 @@ from typing import Any
 import yaml
 
 from components.common.artifacts import FileEntry, Kind, Manifest, Parent
+from components.common.flows import flow_steps
 from components.common.store import DirectoryStore
 from components.launcher.record import Run, StepRecord
-from components.report.collect import FLOW
 
 NOW = 1_800_000_000.0
 EVIL = "<script>alert('x')</script><img src=x onerror=alert(1)> \"quoted\" & </style></pre>"
@@ -34,7 +34,7 @@ SETTINGS: dict[str, Any] = {
             "max_steps": 400,
             "train_batch_size": 32,
         }
-        for stage, rate in (("pretrain", 4e-4), ("sft", 2e-4), ("reward", 1e-4))
+        for stage, rate in (("pretrain", 4e-4), ("sft", 2e-4), ("reward", 1e-4), ("dpo", 5e-5))
     },
     "rl": {
         "enabled": True,
@@ -264,7 +264,7 @@ def write_data(made: Made) -> None:
 
 def write_stage(made: Made, stage: str, model: str, **changes: Any) -> None:
     """Writes a training stage's artifact under its name."""
-    parents = {"model": model, "dataset": f"data-{stage}"}
+    parents = {"model": model, "dataset": "data-reward" if stage == "dpo" else f"data-{stage}"}
     metrics: dict[str, Any] = {"trainable_parameters": 262_144}
     curves: Sequence[Mapping[str, float]]
     samples: Sequence[Mapping[str, str]]
@@ -332,6 +332,46 @@ def write_stage(made: Made, stage: str, model: str, **changes: Any) -> None:
             }
             for i, (q, a, b) in enumerate(QUESTIONS)
         ]
+    if stage == "dpo":
+        curves = curve(
+            400,
+            4,
+            {
+                "loss": falling(0.69, 0.12, 0.03),
+                "accuracy": rising(0.5, 0.96),
+                "margin": rising(0, 3.2, 0.2),
+                "log_prob_chosen": falling(-3.1, -4.9, 0.2),
+                "log_prob_rejected": falling(-3.4, -38.0, 1.0),
+                "lr": cosine(5e-5),
+            },
+        )
+        metrics["before"] = {
+            "accuracy": 0.5,
+            "ranking_accuracy": 0.5411,
+            "loss": 0.6931,
+            "margin": 0.0,
+            "log_prob_chosen": -3.12,
+            "log_prob_rejected": -3.41,
+            "exact_match": 0.4219,
+            "pairs": 377,
+            "prompts": 128,
+        }
+        metrics["after"] = {
+            "accuracy": 0.9602,
+            "ranking_accuracy": 0.9549,
+            "loss": 0.1204,
+            "margin": 3.1875,
+            "log_prob_chosen": -4.87,
+            "log_prob_rejected": -37.04,
+            "exact_match": 0.7031,
+            "pairs": 377,
+            "prompts": 128,
+        }
+        metrics["exact_match_gain"] = {"mean": 0.2812, "low": 0.1953, "high": 0.3672}
+        samples = [
+            {**row, "chosen": right, "rejected": wrong, "score_chosen": f"{i / 9:.3f}", "score_rejected": "0.400"}
+            for i, (row, (_, right, wrong)) in enumerate(zip(answers(3, 7), QUESTIONS, strict=True))
+        ]
     if stage == "rl":
         parents |= {"reward": "reward", "reward_model": "merge-reward"}
         curves = curve(
@@ -381,19 +421,15 @@ def write_merge(made: Made, stage: str, base: str) -> None:
 
 
 def write_evaluation(made: Made, model: str) -> None:
-    metrics = {
+    metrics: dict[str, Any] = {
         "prompts": 256,
         "exact_answer": {"before": 0.0117, "after": 0.8125, "gain": {"mean": 0.8008, "low": 0.75, "high": 0.8477}},
-        "reward": {"before": -1.204, "after": 1.871, "gain": {"mean": 3.075, "low": 2.85, "high": 3.29}},
     }
-    made.artifact(
-        "evaluate",
-        "evaluate",
-        "evaluation",
-        {"model": model, "before": "base", "dataset": "data-rl", "reward": "merge-reward"},
-        metrics,
-        samples=answers(0, 8),
-    )
+    parents = {"model": model, "before": "base", "dataset": "data-rl"}
+    if "merge-reward" in made.uris:
+        parents["reward"] = "merge-reward"
+        metrics["reward"] = {"before": -1.204, "after": 1.871, "gain": {"mean": 3.075, "low": 2.85, "high": 3.29}}
+    made.artifact("evaluate", "evaluate", "evaluation", parents, metrics, samples=answers(0, 8))
 
 
 SECONDS = {"prepare": 63.2, "data": 11.4, "pretrain": 41.0, "sft": 58.8, "reward": 37.9, "rl": 71.3, "evaluate": 9.6}
@@ -409,13 +445,16 @@ def make_run(
     reused: Sequence[str] = (),
     changes: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
+    pipeline: str = "rlhf",
 ) -> Made:
     """Writes a run up to and including the step `until`; `failed` or `running` end it earlier."""
     made = Made(root)
     made.settings |= settings or {}
     write_base(made)
+    if pipeline != "rlhf":
+        made.store.write(f"runs/{made.run_id}/request.json", json.dumps({"pipeline": pipeline}).encode())
     model = "base"
-    for step in FLOW:
+    for step in flow_steps(pipeline):
         stage = step.removeprefix("merge-")
         if failed and step == failed[0]:
             made.record(step, state="failed", seconds=4.2, error=failed[1])

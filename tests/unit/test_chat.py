@@ -65,7 +65,7 @@ def test_a_template_that_rewrites_earlier_turns_is_refused_or_used_for_the_last_
 
 
 def test_a_broken_template_is_a_user_error():
-    with pytest.raises(UserError, match="the chat template fails"):
+    with pytest.raises(UserError, match="chat template fails"):
         chat_with("{{ messages[0].nothing.at.all }}")
 
 

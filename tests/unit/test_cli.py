@@ -21,6 +21,9 @@ HELP = [
     ("-m", "pipelines.cli", "--help"),
     ("-m", "pipelines.cli", "run", "--help"),
     ("-m", "pipelines.cli", "submit", "--help"),
+    ("-m", "pipelines.cli", "generate", "--help"),
+    ("-m", "pipelines.cli", "score", "--help"),
+    ("-m", "pipelines.cli", "chat", "--help"),
     ("-m", "pipelines.cli.kfp_command", "run", "submit", "--help"),
     *(("-m", f"components.{stage}", "--help") for stage in STAGES),
 ]
@@ -83,6 +86,7 @@ def test_help_is_instant(command):
 
 def test_nothing_heavy_is_imported_before_it_is_needed():
     modules = ["components", "components.common.entry", "components.launcher.steps", "components.prepare.config"]
+    modules += ["pipelines.cli.generate", "pipelines.cli.score", "pipelines.cli.chat", "components.inference.source"]
     heavy = ("torch", "transformers", "trl", "kfp")
     program = f"import sys, {', '.join(modules)}; print([m for m in {heavy} if m in sys.modules])"
     assert python("-c", program).stdout == "[]\n"
@@ -117,7 +121,13 @@ def test_a_typo_in_the_configuration_ends_the_run_with_one_line(tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(("nothing.py",), "no such file"), (("--preset", "huge"), "there is no preset 'huge'"), (("=",), "neither")],
+    [
+        (("nothing.py",), "no such file"),
+        (("--preset", "huge"), "there is no preset 'huge'"),
+        (("=",), "neither"),
+        (("dpo.beta=0.2",), "the pipeline rlhf has no stage dpo"),
+        ((str(ROOT / "pipelines" / "dpo.py"), "reward.max_steps=3"), "the pipeline dpo has no stage reward"),
+    ],
 )
 def test_wrong_arguments_end_with_code_2(tmp_path, arguments, words):
     result = rlhf("run", *arguments, cwd=tmp_path)

@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from components.common.device import device_policy, dtype_for
-from components.common.evaluation import PairScores, batches_by_length, gain_interval, likelihood, score_sequences
+from components.common.evaluation import (
+    PairScores,
+    batches_by_length,
+    gain_interval,
+    likelihood,
+    score_sequences,
+    sequence_log_probs,
+)
 from components.data.table import build_table
 from components.data.tokenise import Tokens
 from tests.support.models import FAMILIES, tiny_model
@@ -25,19 +32,21 @@ def make_table(tokenizer, count=12):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_loss_is_the_mean_over_label_tokens_whatever_the_batch(family, tokenizer):
     model, table = tiny_model(family, tokenizer), make_table(tokenizer)
-    nll, tokens = 0.0, 0
+    sums, tokens = [0.0] * len(table), 0
     with torch.no_grad():
         for i in range(len(table)):
             logprobs = model(torch.tensor(table.ids(i))[None]).logits[0].double().log_softmax(-1)
             for t in range(1, len(table.ids(i))):
                 if table.labels(i)[t] != -100:
-                    nll -= logprobs[t - 1, table.ids(i)[t]].item()
+                    sums[i] += logprobs[t - 1, table.ids(i)[t]].item()
                     tokens += 1
+    loss = -sum(sums) / tokens
     for max_tokens in (1, 64, 10000):
         measured = likelihood(model, table, range(len(table)), POLICY, max_tokens)
         assert measured.tokens == tokens
-        assert measured.loss == pytest.approx(nll / tokens, rel=1e-5)
-        assert measured.perplexity == pytest.approx(np.exp(nll / tokens), rel=1e-4)
+        assert measured.loss == pytest.approx(loss, rel=1e-5)
+        assert measured.perplexity == pytest.approx(np.exp(loss), rel=1e-4)
+        assert sequence_log_probs(model, table, POLICY, max_tokens) == pytest.approx(sums, rel=1e-5, abs=1e-5)
 
 
 def test_batches_hold_every_row_once_within_the_limit():

@@ -1,5 +1,7 @@
 """Decoding: a row's tokens depend on the row alone; left padding changes nothing; sampling follows the softmax."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -97,3 +99,42 @@ def test_the_cache_with_room_holds_what_that_of_transformers_holds():
         assert torch.equal(roomy.keys, plain.keys)
         assert torch.equal(roomy.values, plain.values)
     assert roomy.keys.data_ptr() == roomy.update(keys[:2, :, :0], values[:2, :, :0])[0].data_ptr()
+
+
+@pytest.mark.parametrize("changes", [{"top_k": 5}, {"top_p": 0.6}, {"top_k": 8, "top_p": 0.7}, {"top_k": 10**6}])
+def test_top_k_and_top_p_leave_what_transformers_leaves(tokenizer, prompts, changes):
+    from transformers import GenerationConfig, LogitsProcessorList
+
+    model = tiny_model("llama", tokenizer)
+    count, temperature = 4000, 1.5
+    sampling = Sampling(1, (), temperature=temperature, **changes)
+    written = generate(model, [prompts[0]] * count, sampling, POLICY, max_tokens=10**6)
+    with torch.no_grad():
+        logits = model(torch.tensor(prompts[0])[None]).logits[:, -1]
+    config = GenerationConfig(do_sample=True, temperature=temperature, **{"top_k": 0, **changes})
+    warpers: LogitsProcessorList = model._get_logits_processor(config)
+    expected = warpers(torch.tensor(prompts[0])[None], logits)[0].softmax(-1).numpy()
+    seen = np.bincount([int(row[0]) for row in written], minlength=len(expected)) / count
+    assert (seen[expected == 0] == 0).all()
+    assert (np.abs(seen - expected) < 5 * np.sqrt(expected / count) + 1e-9).all()
+
+
+def test_a_row_ends_where_the_models_positions_end(tokenizer, prompts):
+    model = tiny_model("llama", tokenizer)
+    sampling = Sampling(12, (), temperature=1.0)
+    limit = max(map(len, prompts)) + 1
+    free = generate(model, prompts, sampling, POLICY)
+    cut = generate(model, prompts, dataclasses.replace(sampling, max_positions=limit), POLICY)
+    for prompt, whole, row in zip(prompts, free, cut, strict=True):
+        assert row.tolist() == whole[: limit - len(prompt)].tolist()
+    assert min(map(len, cut)) == 1
+
+
+def test_tokens_are_watched_as_they_come(tokenizer, prompts):
+    model = tiny_model("llama", tokenizer)
+    seen = [[] for _ in prompts]
+    sampling = Sampling(6, (tokenizer.eos_token_id,), temperature=1.0)
+    written = generate(
+        model, prompts, sampling, POLICY, max_tokens=24, watch=lambda row, token: seen[row].append(token)
+    )
+    assert seen == [row.tolist() for row in written]

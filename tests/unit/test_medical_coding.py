@@ -140,6 +140,8 @@ def test_answers_are_among_the_values(entries: dict[str, Entry]) -> None:
 def test_questions_hold_the_code_and_not_the_answer(entries: dict[str, Entry]) -> None:
     entry = entries["S52.521G"]
     assert KINDS["side"].ask(entry) == "S52.521G: which side?"
+    assert KINDS["side"].ask(entry, with_text=True) == f"S52.521G {entry.text}: which side?"
+    assert KINDS["text"].ask(entry, with_text=True) == KINDS["text"].ask(entry)
     asked = KINDS["text"].ask(entry)
     assert asked == "S52.521: Torus fracture of lower end of right radius. S52.521G: which text?"
 
@@ -201,9 +203,9 @@ def test_a_held_out_code_is_held_out_everywhere(sources: Path) -> None:
     sides: dict[str, set[str]] = {}
     for part in ("base", *TASKS):
         task = "pretrain" if part == "base" else part
-        collection = Collection(read_rows(str(sources / part)), task, 0.1, "code")
-        for side, item in collection:
-            sides.setdefault(str(item.columns["code"]), set()).add(side)
+        collection = Collection([read_rows(str(sources / part))], task, 0.1, "code")
+        for placed in collection:
+            sides.setdefault(str(placed.record.columns["code"]), set()).add(placed.side)
         assert not collection.counts.dropped
         assert collection.counts.heldout > 0
     assert all(len(found) == 1 for found in sides.values())

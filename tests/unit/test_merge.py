@@ -22,8 +22,10 @@ from transformers import (
 )
 
 from components.common.artifacts import Artifact
+from components.common.models import save_tokenizer as store_tokenizer
 from components.common.stage import Job, Plan, Result
 from components.common.store import DirectoryStore
+from components.common.tokenizer import prepare_tokenizer
 from components.merge.adapter import scale_of
 from components.merge.config import SPEC, MergeConfig
 from components.merge.safetensors_file import DTYPE_SIZE, Layout, create, read_header
@@ -55,8 +57,8 @@ class Pair:
     dtype: torch.dtype = torch.float32
 
 
-def save_tokenizer(folder: Path) -> None:
-    vocabulary = {f"w{number}": number for number in range(VOCABULARY)}
+def save_tokenizer(folder: Path, size: int = VOCABULARY) -> None:
+    vocabulary = {f"w{number}": number for number in range(size)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="w0"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="w1", eos_token="w2", unk_token="w0")
@@ -256,6 +258,39 @@ def test_language_model_folder(tmp_path: Path) -> None:
     assert "generation_config.json" in files
     for name in files - {"model.safetensors"}:
         assert (out / name).read_bytes() == (pair.base / name).read_bytes()
+
+
+def test_a_model_merged_into_a_plain_base_stops_where_it_was_taught_to(tmp_path: Path) -> None:
+    """The base's own files name neither the template's end of turn nor a pad token that ends no turn."""
+    pair = make_pair(tmp_path)
+    (pair.base / "chat_template.jinja").unlink()
+    generation = {"eos_token_id": 2, "pad_token_id": 2, "temperature": 0.6, "do_sample": True}
+    (pair.base / "generation_config.json").write_text(json.dumps(generation))
+    tokenizer = AutoTokenizer.from_pretrained(pair.base)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["w5"]})
+    tokenizer.chat_template = "{% for message in messages %}{{ message.content }} w5 {% endfor %}"
+    store_tokenizer(prepare_tokenizer(tokenizer), pair.adapter)
+    merge(pair, tmp_path / "merged")
+    model = load(tmp_path / "merged", "CAUSAL_LM")
+    assert model.generation_config.eos_token_id == [2, 5]
+    assert model.generation_config.pad_token_id == 1
+    assert model.generation_config.temperature == 0.6
+    assert AutoTokenizer.from_pretrained(tmp_path / "merged").chat_template == tokenizer.chat_template
+    prompt = torch.tensor([[3, 4]])
+    with torch.no_grad():  # w5 is the most likely token
+        model.lm_head.weight[5] = 100 * model.model(prompt).last_hidden_state[0, -1]
+    assert model.generate(prompt, max_new_tokens=8, do_sample=False)[0].tolist() == [3, 4, 5]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_embedding_rows_without_a_token_stay(family: str, tmp_path: Path) -> None:
+    """Bases have more rows than tokens, for speed or for later; a merge that cut them off would change the shapes."""
+    pair = make_pair(tmp_path, family)
+    save_tokenizer(pair.base, VOCABULARY - 20)
+    merge(pair, tmp_path / "merged")
+    model = load(tmp_path / "merged", "CAUSAL_LM")
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "merged")) == VOCABULARY - 20
+    assert model.get_input_embeddings().num_embeddings == model.config.vocab_size == VOCABULARY
 
 
 @pytest.mark.parametrize(

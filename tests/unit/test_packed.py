@@ -1,18 +1,25 @@
-"""Packed rows: attention stops at borders or the model is refused; every row comes once an epoch."""
+"""Packed rows: attention stops at borders or the model is refused; every row and every label counts once an epoch."""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+from peft import get_peft_model
 
+from components.common.batches import PackedRows, collate
+from components.common.causal import Tables
 from components.common.device import device_policy
 from components.common.errors import UserError
-from components.common.packed import _check_borders, packed_dataset
+from components.common.evaluation import likelihood
+from components.common.label_head import label_head
+from components.common.models import lora_config
+from components.common.packed import _check_borders, train_packed
 from components.common.trainer import batch_shape, training_order
-from components.common.training import TrainingConfig
-from components.data.pack import pack
+from components.common.training import LoraSettings, TrainingConfig
+from components.data.pack import one_each, pack
 from components.data.table import TokenTable, build_table
 from components.data.tokenise import Tokens
 from tests.support.models import FAMILIES, tiny_model
@@ -25,6 +32,7 @@ class FakeJob:
     config: TrainingConfig
     seed: int = 0
     name: str = "sft"
+    work: Path = Path()
 
 
 @pytest.fixture(scope="module")
@@ -35,24 +43,47 @@ def table(tokenizer):
     return TokenTable(made.tokens, made.offsets, made.trained, pack(made.lengths, 32))
 
 
+@pytest.fixture(scope="module")
+def uneven(tokenizer):
+    """Rows with very different numbers of labels: means of micro-batches' means would show."""
+    rng = np.random.default_rng(1)
+    rows = [Tokens(rng.integers(5, len(tokenizer), n), rng.random(n) < n / 40) for n in rng.integers(3, 31, 40)]
+    made = build_table(rows, len(tokenizer))
+    return TokenTable(made.tokens, made.offsets, made.trained, pack(made.lengths, 32))
+
+
+def unpacked(table):
+    """The same sequences, one a row."""
+    return TokenTable(table.tokens, table.offsets, table.trained, one_each(len(table)))
+
+
+def batch_of(table, rows):
+    """A micro-batch of some rows, and the likelihood of their sequences as the evaluator measures it."""
+    batch = collate([table.packed(row) for row in rows])
+    return batch, [int(i) for row in rows for i in table.rows.row(row)]
+
+
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
-def test_a_packed_row_gives_the_loss_of_its_sequences(family, tokenizer, table):
+def test_a_batch_of_packed_rows_gives_the_loss_of_its_sequences(family, tokenizer, uneven):
     model = tiny_model(family, tokenizer)
-    collate = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)
-    for row in range(len(table.rows)):
-        batch = collate([table.packed(row)])
-        inputs = {name: batch[name] for name in ("input_ids", "position_ids")}
-        with torch.no_grad():
-            logits = model(**inputs, use_cache=False).logits[0].log_softmax(-1)
-        labels = batch["labels"][0]
-        packed = [-logits[t - 1, labels[t]].item() for t in range(1, len(labels)) if labels[t] != -100]
-        alone = []
-        for sequence in table.rows.row(row):
-            ids, wanted = torch.tensor(table.ids(sequence)), torch.tensor(table.labels(sequence))
-            with torch.no_grad():
-                logprobs = model(ids[None]).logits[0].log_softmax(-1)
-            alone += [-logprobs[t - 1, wanted[t]].item() for t in range(1, len(ids)) if wanted[t] != -100]
-        assert packed == pytest.approx(alone, abs=1e-4)
+    batch, sequences = batch_of(uneven, range(len(uneven.rows)))
+    alone = likelihood(model, uneven, sequences, POLICY, max_tokens=64)
+    assert len(set(batch.pop("lengths").tolist())) > 1  # so some row is padded
+    with label_head(model), torch.no_grad():
+        nll, _ = model(**batch)
+    assert (batch["labels"] != -100).sum() == alone.tokens
+    assert nll.item() == pytest.approx(alone.nll, rel=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_of_one_sequence_are_padded_so_that_any_model_computes_them(family, tokenizer, table):
+    single = unpacked(table)
+    model = tiny_model(family, tokenizer)
+    batch, sequences = batch_of(single, range(len(single)))
+    del batch["lengths"]
+    with label_head(model), torch.no_grad():
+        nll, _ = model(**batch)
+    assert nll.item() == pytest.approx(likelihood(model, single, sequences, POLICY, max_tokens=64).nll, rel=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -66,8 +97,65 @@ def test_a_model_that_looks_across_borders_is_refused(family, tokenizer, table):
 
 
 def test_rows_come_in_the_order_asked_for(table):
-    dataset = packed_dataset(table, np.asarray([1, 0, 1]))
-    assert [row["input_ids"] for row in dataset] == [table.packed(i)["input_ids"] for i in (1, 0, 1)]
+    rows = PackedRows(table, np.asarray([1, 0, 1]))
+    assert len(rows) == 3
+    assert [rows[i]["input_ids"] for i in range(3)] == [table.packed(i)["input_ids"] for i in (1, 0, 1)]
+
+
+def train(tokenizer, table, work, family="llama", **settings):
+    """Trains an adapter for three steps; returns it and the curves."""
+    work = work / "run"  # checkpoints of the folders beside it would be gone on from
+    config = TrainingConfig(max_steps=3, learning_rate=1e-2, train_batch_size=4, lora=LoraSettings(r=4), **settings)
+    model = tiny_model(family, tokenizer)
+    torch.manual_seed(0)
+    model = get_peft_model(model, lora_config(model, config.lora, "CAUSAL_LM"))
+    train_packed(FakeJob(config, work=work), model, Tables(table, table), POLICY)
+    trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    return trained, [json.loads(line) for line in (work / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_step_does_not_depend_on_the_size_of_its_micro_batches(tokenizer, uneven, tmp_path):
+    runs = {n: train(tokenizer, uneven, tmp_path / str(n), per_device_train_batch_size=n) for n in (1, 2, 4)}
+    weights, curves = runs[1]
+    assert len(curves) == 3
+    for other_weights, other_curves in (runs[2], runs[4]):
+        for one, other in zip(curves, other_curves, strict=True):
+            assert other == pytest.approx(one, rel=1e-4)
+        for name, weight in weights.items():
+            torch.testing.assert_close(other_weights[name], weight, rtol=0, atol=1e-4)
+
+
+def test_recomputed_activations_change_nothing(tokenizer, uneven, tmp_path):
+    (weights, _), (again, _) = (
+        train(tokenizer, uneven, tmp_path / str(on), activation_checkpointing=on) for on in (False, True)
+    )
+    for name, weight in weights.items():
+        torch.testing.assert_close(again[name], weight, rtol=0, atol=1e-5)
+
+
+def test_the_loss_of_a_step_is_the_mean_over_its_label_tokens(tokenizer, uneven, tmp_path):
+    job = FakeJob(TrainingConfig(max_steps=3, train_batch_size=4))
+    sequences = [int(i) for row in training_order(job, len(uneven.rows))[:4] for i in uneven.rows.row(row)]
+    expected = likelihood(tiny_model("llama", tokenizer), uneven, sequences, POLICY, max_tokens=64)
+    _, curves = train(tokenizer, uneven, tmp_path)
+    assert curves[0]["loss"] == pytest.approx(expected.loss, rel=1e-5)
+    assert 0 <= curves[0]["token_accuracy"] <= 1
+
+
+def test_bloom_trains_on_rows_of_one_sequence_in_any_micro_batch(tokenizer, uneven, tmp_path):
+    single = unpacked(uneven)
+    runs = [train(tokenizer, single, tmp_path / str(n), "bloom", per_device_train_batch_size=n)[1] for n in (1, 4)]
+    for one, other in zip(*runs, strict=True):
+        assert other == pytest.approx(one, rel=1e-4)
+
+
+def test_rows_are_read_when_they_are_asked_for_and_not_before(table, monkeypatch):
+    read = []
+    monkeypatch.setattr(TokenTable, "packed", lambda _, row: read.append(row) or {"input_ids": [row]})
+    dataset = PackedRows(table, np.arange(1000) % len(table.rows))
+    assert read == []
+    assert dataset[7]["input_ids"] == [7 % len(table.rows)]
+    assert read == [7 % len(table.rows)]
 
 
 @pytest.mark.parametrize(("rows", "batch", "epochs"), [(10, 4, 1), (10, 4, 3), (3, 8, 2), (16, 4, 2)])
@@ -93,12 +181,11 @@ def test_the_order_follows_steps_and_seed():
 )
 def test_the_global_batch_is_kept(monkeypatch, world, batch, micro, shape):
     monkeypatch.setenv("WORLD_SIZE", str(world))
-    config = TrainingConfig(train_batch_size=batch, per_device_train_batch_size=micro)
-    assert batch_shape(config) == shape
+    assert batch_shape(TrainingConfig(train_batch_size=batch), micro) == shape
     assert shape[0] * shape[1] * world == batch
 
 
 def test_an_uneven_share_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(UserError, match="cannot be shared by 4 processes"):
-        batch_shape(TrainingConfig(train_batch_size=6))
+        batch_shape(TrainingConfig(train_batch_size=6), 1)

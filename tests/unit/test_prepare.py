@@ -7,6 +7,8 @@ import pytest
 import yaml
 
 from components.common.errors import InputError, UserError
+from components.common.flows import TRAINING_STAGES
+from components.data.config import wanted_parts
 from components.prepare.__main__ import main
 from components.prepare.base import gguf_file, source_digest
 from components.prepare.resolve import Request, presets, resolve
@@ -39,6 +41,18 @@ def test_a_data_folder_replaces_the_presets_sources(tmp_path):
     assert [source.path for source in data.reward.sources] == [str(tmp_path / "reward.jsonl.gz")]
 
 
+def test_a_pipeline_has_the_stages_that_it_has(tmp_path):
+    def on(pipeline):
+        config = resolve(Request("tiny-cpu", config="dpo: {beta: 0.2}", pipeline=pipeline))
+        stages = [name for name in TRAINING_STAGES if getattr(config, name).enabled]
+        return stages, wanted_parts(config.model_dump())
+
+    assert on("rlhf") == (["pretrain", "sft", "reward", "rl"], ["pretrain", "sft", "reward", "rl"])
+    assert on("dpo") == (["pretrain", "sft", "dpo"], ["pretrain", "sft", "reward", "rl"])
+    request = Request("tiny-cpu", overrides="evaluate.enabled=false\nsft.enabled=false", pipeline="dpo")
+    assert wanted_parts(resolve(request).model_dump()) == ["pretrain", "reward"]
+
+
 @pytest.mark.parametrize(
     ("request_", "words"),
     [
@@ -50,6 +64,10 @@ def test_a_data_folder_replaces_the_presets_sources(tmp_path):
         (Request("tiny-cpu", overrides="rl.lora={lora_dropout: 0.1}"), "lora_dropout must be 0"),
         (Request("tiny-cpu", overrides="reward.lora=null"), "the reward model is an adapter"),
         (Request("tiny-cpu", data="/nowhere"), "no such folder"),
+        (Request("tiny-cpu", overrides="dpo.beta=0.2"), "dpo: the pipeline rlhf has no stage dpo"),
+        (Request("tiny-cpu", overrides="rl.beta=1", pipeline="dpo"), "has no stage rl; its stages: pretrain, sft, dpo"),
+        (Request("tiny-cpu", pipeline="ppo"), "there is no pipeline 'ppo'; pipelines: rlhf, dpo"),
+        (Request("tiny-cpu", overrides="dpo.label_smoothing=0.1", pipeline="dpo"), "has no part in loss_type sigmoid"),
     ],
 )
 def test_mistakes_are_told(request_, words):
@@ -95,6 +113,11 @@ def test_a_run_without_data_for_a_stage_is_refused_before_the_base_is_made(tmp_p
     (tmp_path / "d" / "sft.jsonl").write_text('{"question": "a", "answer": "b"}\n')
     assert prepare(tmp_path, "--data", str(tmp_path / "d")) == 2
     assert "no data for pretrain, reward, rl" in capsys.readouterr().err
+    assert prepare(tmp_path, "--data", str(tmp_path / "d"), "--pipeline", "dpo") == 2
+    assert "no data for pretrain, dpo" in capsys.readouterr().err
+    without = "pretrain.enabled=false"
+    assert prepare(tmp_path, "--data", str(tmp_path / "d"), "--pipeline", "dpo", "--overrides", without) == 2
+    assert "set data.reward.sources=[PATH], or dpo.enabled=false" in capsys.readouterr().err
     assert not (tmp_path / "store" / "artifacts").exists()
 
 
@@ -111,6 +134,49 @@ def test_a_model_with_missing_weights_is_refused(tmp_path, tokenizer, capsys):
     weights.write_bytes(weights.read_bytes()[:-100])
     assert prepare(tmp_path, "--model", str(tmp_path / "m")) == 3
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_tokenizer_with_more_tokens_than_the_embedding_is_refused(tmp_path, tokenizer, capsys):
+    tiny_model("llama", tokenizer).save_pretrained(tmp_path / "m")
+    tokenizer.save_pretrained(tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "tokenizer.json").read_text())
+    extra = {**config["added_tokens"][0], "id": len(tokenizer), "content": "<|new|>"}
+    config["added_tokens"].append(extra)
+    (tmp_path / "m" / "tokenizer.json").write_text(json.dumps(config))
+    assert prepare(tmp_path, "--model", str(tmp_path / "m")) == 3
+    size = len(tokenizer)
+    assert f"the tokenizer has {size + 1} tokens, the embedding {size} rows" in capsys.readouterr().err
+
+
+def test_a_model_that_needs_its_own_code_is_refused_without_asking(tmp_path, tokenizer, capsys, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda _: pytest.fail("the user was asked whether to run foreign code"))
+    tokenizer.save_pretrained(tmp_path / "m")
+    code = "from pathlib import Path\nPath(__file__).with_name('ran').touch()\n"
+    (tmp_path / "m" / "modeling_own.py").write_text(code)
+    names = {"AutoConfig": "modeling_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.OwnModel"}
+    (tmp_path / "m" / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": names}))
+    assert prepare(tmp_path, "--model", str(tmp_path / "m")) == 3
+    assert "needs Python code that comes with it, which is never run" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("ran"))
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        ("tests.support.toy:exakt", "toy.py has no exakt; did you mean exact?"),
+        ("tests.support.nowhere:exact", "no such module"),
+    ],
+)
+def test_a_reward_function_that_is_not_there_is_found_before_anything_is_made(tmp_path, capsys, function, words):
+    assert prepare(tmp_path, "--overrides", f"rl.reward_functions=[{{function: '{function}'}}]") == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()
+    off = "rl.enabled=false\nevaluate.enabled=false\nsft.enabled=false\nreward.enabled=false\npretrain.enabled=false"
+    model = str(tmp_path / "nowhere" / "x.gguf")
+    assert (
+        prepare(tmp_path, "--model", model, "--overrides", f"rl.reward_functions=[{{function: '{function}'}}]\n{off}")
+        == 3
+    )
 
 
 def test_a_served_model_stops_at_end_of_turn(tmp_path, tokenizer):

@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 
+from components.common.flows import flow_steps
 from components.report import formats
 from components.report.__main__ import main
 from components.report.card import front_matter, model_card
 from components.report.charts import is_noisy, line_chart, nice_ticks, smoothed, thin, tick_writer
-from components.report.collect import FLOW, artifact_uris, collect, parse_curves
+from components.report.collect import artifact_uris, collect, parse_curves
 from components.report.compare import Comparison, Interval, final_comparisons, stage_comparisons, wilson
 from components.report.data_view import dataset_views, solve_rates
 from components.report.lineage import artifact_views, run_record
@@ -46,6 +47,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "stopped": {"until": "sft"},
     "reused and off": {"reused": ("prepare", "data", "sft", "merge-sft"), "off": ("pretrain", "evaluate")},
     "all off": {"off": ("pretrain", "sft", "reward", "rl", "evaluate")},
+    "dpo": {"pipeline": "dpo"},
+    "dpo begun": {"pipeline": "dpo", "until": "prepare"},
 }
 VOID = {"area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr"}
 
@@ -180,6 +183,43 @@ def test_the_reader_meets_the_run_in_order(finished: Made) -> None:
     assert len(page.all("svg", "chart")) == 4 + 4 + 4 + 5 + 16
 
 
+def test_a_run_of_the_other_pipeline_shows_its_own_flow(tmp_path: Path) -> None:
+    made = make_run(tmp_path, pipeline="dpo")
+    page = page_of(made)
+
+    assert [name for name in page.ids() if not name.startswith("artifact-")] == [
+        *("flow", "prepare", "pretrain", "sft", "dpo", "evaluate", "data", "lineage", "configuration")
+    ]
+    assert len(page.all("li", "node")) == 7
+    for words in (
+        "Every stage beat its input on held-out data.",
+        "DPO",
+        "Pairwise accuracy 50.0 % → 96.0 %",
+        "Chosen more likely",
+        "400 of 32 pairs",
+        "right to the letter: 3 before, 7 after, of 9 shown",
+        "Sample pairs",
+        "Preference pairs 9,000 rows",
+        "Log-probability, rejected",
+    ):
+        assert words in page.text, words
+    assert "Reinforcement learning" not in page.text
+    text = model_card(collect(made.config_uri))
+    assert text is not None
+    assert "the model after preference optimisation" in text
+    assert "| Preference optimisation | done |" in text
+    assert "not necessarily more likely than it was" in text
+    assert front_matter(collect(made.config_uri))["tags"] == ["rlhf", "pretrain", "sft", "dpo"]
+
+
+def test_a_flow_that_has_only_begun_shows_what_is_to_come(tmp_path: Path) -> None:
+    page = page_of(make_run(tmp_path, pipeline="dpo", until="prepare"))
+    assert (
+        "Not finished: data, pre-training, fine-tuning, preference optimisation and evaluation did not run."
+        in page.text
+    )
+
+
 def test_states_are_shown_by_shape_and_word(tmp_path: Path) -> None:
     page = page_of(make_run(tmp_path, **VARIANTS["reused and off"]))
     nodes = [str(a["class"]).split()[1] for a in page.all("li", "node")]
@@ -301,7 +341,8 @@ def test_shares_of_known_size_have_an_interval() -> None:
     assert (interval.low, interval.high) == pytest.approx((0.4902, 0.9433), abs=1e-4)
     assert wilson(1.0, 377).high == 1.0
     after = {"accuracy": 0.5, "accuracy_equal_length": 0.8, "pairs": 90, "pairs_equal_length": 10, "loss": 1.0}
-    found = {c.name: c.certainty for c in stage_comparisons({"after": after})}
+    found = {c.name: c.certainty for c in stage_comparisons({"after": after | {"exact_match": 0.5, "prompts": 20}})}
+    assert found["exact_match"] == wilson(0.5, 20)
     assert found["accuracy_equal_length"] == interval
     assert found["accuracy"] == wilson(0.5, 90)
     assert found["loss"] is None
@@ -452,7 +493,7 @@ def test_all_rows_of_a_dataset_are_accounted_for(finished: Made) -> None:
         assert sum(part.rows for part in dataset.parts) == dataset.rows, dataset.title
         assert sum(part.share for part in dataset.parts) == pytest.approx(1)
     rl = dataset_views(run)[3]
-    assert {part.label: part.rows for part in rl.parts}["held out, not used"] == 44
+    assert {part.label: part.rows for part in rl.parts}["not used"] == 44
     assert {rate.group: rate.is_kept for rate in solve_rates(run)} == {
         "chapter": False,
         "encounter": True,
@@ -479,7 +520,7 @@ def test_record_lists_steps_with_artifacts_digests_and_parents(finished: Made) -
     record = run_record(collect(finished.config_uri))
     steps = {step["step"]: step for step in record["steps"]}
 
-    assert list(steps) == list(FLOW[:-1])
+    assert list(steps) == list(flow_steps("rlhf")[:-1])
     assert len(steps["data"]["artifacts"]) == 4
     assert steps["sft"]["state"] == "done"
     assert steps["sft"]["seconds"] == SECONDS["sft"]

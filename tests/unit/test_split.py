@@ -37,8 +37,8 @@ Collected = tuple[list[tuple[Side, Record]], Counts]
 
 
 def collect(rows: list[Row], task: Task = "sft", fraction: float = 0.2, split_by: str | None = None) -> Collected:
-    collection = Collection(rows, task, fraction, split_by)
-    return list(collection), collection.counts
+    collection = Collection([rows], task, fraction, split_by)
+    return [(placed.side, placed.record) for placed in collection], collection.counts
 
 
 def side_of(collected: Collected) -> dict[bytes, Side]:
@@ -153,7 +153,7 @@ def test_groups_stay_together() -> None:
 def test_a_missing_column_to_split_by_is_an_error(group: str | None) -> None:
     value = {"text": "t", "id": 1} | ({} if group == "absent" else {"group": group})
     with pytest.raises(UserError) as caught:
-        list(Collection(make_rows([{"text": "s", "group": 1}, value]), "pretrain", 0.5, "group"))
+        list(Collection([make_rows([{"text": "s", "group": 1}, value])], "pretrain", 0.5, "group"))
     assert caught.value.where == "data.jsonl line 2"
     assert caught.value.what == "the row has no column group to split by"
     assert caught.value.hint.startswith("columns beside the text: ")
@@ -178,7 +178,7 @@ def test_counts_name_every_loss_and_its_first_place() -> None:
 def test_counts_add_up_and_only_an_empty_side_is_an_error(texts: list[str], fraction: float) -> None:
     said = {text.strip() for text in texts if text.strip()}
     held = {text for text in said if in_heldout(Document(text), fraction)}
-    collection = Collection(make_rows([{"text": text} for text in texts]), "pretrain", fraction)
+    collection = Collection([make_rows([{"text": text} for text in texts])], "pretrain", fraction)
     if said == held or not (held or fraction == 0):
         with pytest.raises(UserError):
             list(collection)
@@ -224,7 +224,7 @@ def test_no_rows_is_an_error() -> None:
 
 
 def test_a_row_of_no_form_stops_the_collection() -> None:
-    collection = Collection(make_rows([{"prompt": "q", "completion": "a"}, {"x": 1}]), "sft", 0.5)
+    collection = Collection([make_rows([{"prompt": "q", "completion": "a"}, {"x": 1}])], "sft", 0.5)
     with pytest.raises(UserError, match=r"data\.jsonl line 2: columns x: no form of sft data"):
         list(collection)
 

@@ -26,6 +26,21 @@ def test_the_pipeline_is_compiled_and_started_with_its_parameters(server):
     assert "kubectl logs -n kubeflow -f -l pipeline/runid=r1" in result.stdout
 
 
+def test_the_other_pipeline_is_submitted_by_its_file(server):
+    result = kfp("run", "submit", "--endpoint", server.url, "pipelines/dpo.py", "dpo.beta=0.2")
+    assert result.returncode == 0, result.stderr
+    (run,) = server.runs
+    assert run["runtime_config"]["parameters"] == {"overrides": "dpo.beta=0.2"}
+    assert run["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["name"] == "dpo"
+
+
+def test_a_setting_that_the_pipeline_would_ignore_is_not_sent(server):
+    result = kfp("run", "submit", "--endpoint", server.url, "pipelines/dpo.py", "rl.beta=0.2")
+    assert result.returncode == 2
+    assert "the pipeline dpo has no stage rl" in result.stderr
+    assert not server.runs
+
+
 def test_a_local_configuration_is_sent_as_text(server, tmp_path):
     (tmp_path / "c.yaml").write_text("sft: {max_steps: 3}\n")
     result = rlhf("submit", "--endpoint", server.url, f"config={tmp_path / 'c.yaml'}")

@@ -29,9 +29,16 @@ class Kind:
     answer: Callable[[Entry], str | None]
     values: tuple[str, ...] = ()
 
-    def ask(self, entry: Entry) -> str:
-        """The question about an entry."""
-        return self.question.format(entry=entry)
+    def ask(self, entry: Entry, *, with_text: bool = False) -> str:
+        """The question about an entry.
+
+        Args:
+            entry: What is asked about.
+            with_text: Give what the code means along with it, where that is not what is asked for. The question can
+                then be answered by reading, which a model that knows English learns from a few hundred examples.
+        """
+        question = self.question.format(entry=entry)
+        return question.replace(entry.code, f"{entry.code} {entry.text}", 1) if with_text and self.values else question
 
 
 # How the classification says it, and the word to answer with.

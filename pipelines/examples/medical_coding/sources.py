@@ -32,6 +32,7 @@ class SourceOptions(Config):
     pretrain_documents: int = Field(5000, ge=1, description="documents of these and of the base's chapters together")
     replay_share: float = Field(0.25, ge=0, lt=1, description="share of the base's chapters, so that they are kept")
     record_share: float = Field(0.75, ge=0, le=1, description="documents that are table rows; the rest are plain lines")
+    with_text: bool = Field(False, description="questions give a code's text, so that they are answered by reading")
     sft_rows: dict[str, int] = Field(_SFT_ROWS, description="questions of each kind for fine-tuning")
     reward_rows: dict[str, int] = Field(dict.fromkeys(_JUDGED, 2000), description="preference pairs of each kind")
     rl_rows: dict[str, int] = Field(dict.fromkeys(_JUDGED, 1200), description="prompts of each kind for RL")
@@ -72,9 +73,9 @@ def write_sources(folder: Path, seed: int, options: Mapping[str, Any]) -> None:
     pretrain = [*added[: settings.pretrain_documents - replayed], *rng.sample(base, min(replayed, len(base)))]
     _write(folder / "base", _documents(base[: settings.base_documents], settings.record_share, rng))
     _write(folder / "pretrain", _shuffled(_documents(pretrain, settings.record_share, rng), rng))
-    _write(folder / "sft", _shuffled(_conversations(entries, settings.sft_rows, rng), rng))
-    _write(folder / "reward", _shuffled(_pairs(entries, settings.reward_rows, rng), rng))
-    _write(folder / "rl", _shuffled(_prompts(entries, settings.rl_rows, rng), rng))
+    _write(folder / "sft", _shuffled(_conversations(entries, settings.sft_rows, rng, settings.with_text), rng))
+    _write(folder / "reward", _shuffled(_pairs(entries, settings.reward_rows, rng, settings.with_text), rng))
+    _write(folder / "rl", _shuffled(_prompts(entries, settings.rl_rows, rng, settings.with_text), rng))
 
 
 def _documents(entries: Iterable[Entry], record_share: float, rng: random.Random) -> Iterator[dict[str, Any]]:
@@ -82,16 +83,20 @@ def _documents(entries: Iterable[Entry], record_share: float, rng: random.Random
         yield {"text": record(entry) if rng.random() < record_share else line(entry), "code": entry.code}
 
 
-def _conversations(entries: Sequence[Entry], rows: Mapping[str, int], rng: random.Random) -> Iterator[dict[str, Any]]:
+def _conversations(
+    entries: Sequence[Entry], rows: Mapping[str, int], rng: random.Random, with_text: bool
+) -> Iterator[dict[str, Any]]:
     for kind, entry, answer in _draw(entries, rows, rng):
-        turns = (("user", kind.ask(entry)), ("assistant", answer))
+        turns = (("user", kind.ask(entry, with_text=with_text)), ("assistant", answer))
         messages = [{"role": role, "content": content} for role, content in turns]
         yield {"messages": messages, "code": entry.code, "kind": kind.name}
 
 
-def _prompts(entries: Sequence[Entry], rows: Mapping[str, int], rng: random.Random) -> Iterator[dict[str, Any]]:
+def _prompts(
+    entries: Sequence[Entry], rows: Mapping[str, int], rng: random.Random, with_text: bool
+) -> Iterator[dict[str, Any]]:
     for kind, entry, answer in _draw(entries, rows, rng):
-        yield {"prompt": kind.ask(entry), "answer": answer, "code": entry.code, "kind": kind.name}
+        yield {"prompt": kind.ask(entry, with_text=with_text), "answer": answer, "code": entry.code, "kind": kind.name}
 
 
 def _draw(entries: Sequence[Entry], rows: Mapping[str, int], rng: random.Random) -> Iterator[tuple[Kind, Entry, str]]:
@@ -104,7 +109,9 @@ def _draw(entries: Sequence[Entry], rows: Mapping[str, int], rng: random.Random)
                 yield kind, entry, str(kind.answer(entry))
 
 
-def _pairs(entries: Sequence[Entry], rows: Mapping[str, int], rng: random.Random) -> Iterator[dict[str, Any]]:
+def _pairs(
+    entries: Sequence[Entry], rows: Mapping[str, int], rng: random.Random, with_text: bool
+) -> Iterator[dict[str, Any]]:
     """Sets the right answer against another value of the same kind.
 
     Of two values each is right as often as the other is. So knowing the values alone wins nothing, and that stays true
@@ -116,7 +123,7 @@ def _pairs(entries: Sequence[Entry], rows: Mapping[str, int], rng: random.Random
         for right, wrong in contests:
             share = min(-(-count // len(contests)), len(groups[right]), len(groups[wrong]))
             for entry in rng.sample(groups[right], share):
-                pair = {"prompt": kind.ask(entry), "chosen": right, "rejected": wrong}
+                pair = {"prompt": kind.ask(entry, with_text=with_text), "chosen": right, "rejected": wrong}
                 yield pair | {"code": entry.code, "kind": kind.name}
 
 

@@ -1,0 +1,140 @@
+"""Whatever ends a stage, the same command goes on, and the result is that of an undisturbed run bit by bit."""
+
+from __future__ import annotations
+
+import importlib
+import random
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from components.common import entry, trainer
+from tests.support.interrupted import StageCommand, after_step, inside_checkpoint, same, trained_state
+
+STEPS = 12
+COMMON = [f"max_steps={STEPS}", "save_steps=3", "logging_steps=1", "num_samples=2"]
+SETTINGS = {
+    "pretrain": ["lora.lora_dropout=0.1", "per_device_train_batch_size=2"],
+    "sft": [
+        "lora.lora_dropout=0.1",
+        "per_device_train_batch_size=2",
+        "num_eval_prompts=4",
+        "eval_steps=4",
+        "load_best_model_at_end=true",
+    ],
+    "reward": ["lora.lora_dropout=0.1", "per_device_train_batch_size=16"],
+    "dpo": ["per_device_train_batch_size=16", "num_eval_prompts=4", "eval_steps=5"],
+    "rl": ["num_ppo_epochs=1", "num_eval_prompts=8", "target_kl=0.1"],
+}
+
+
+def command(toy_run, stage: str) -> StageCommand:
+    """The stage as the toy run ran it, but short."""
+    inputs = [f"{name}={toy_run.store / parent.uri}" for name, parent in toy_run.manifest(stage).parents.items()]
+    arguments = ["--config", str(toy_run.config)]
+    arguments += [part for given in inputs for part in ("--input", given)]
+    arguments += [part for setting in COMMON + SETTINGS[stage] for part in ("--set", f"{stage}.{setting}")]
+    return StageCommand(stage, arguments)
+
+
+@pytest.fixture
+def finish(monkeypatch):
+    """Runs a command to its end in this process, and leaves its checkpoints for us to look at."""
+    monkeypatch.setattr(entry, "_clear_checkpoints", lambda work: None)
+    monkeypatch.setenv("RLHF_RUN_ID", "last")
+
+    def run(wanted: StageCommand, store: Path) -> dict:
+        config = importlib.import_module(f"components.{wanted.stage}.config")
+        stage = importlib.import_module(f"components.{wanted.stage}.stage")
+        assert entry.stage_main(config.SPEC, lambda: stage.run, [*wanted.arguments, "--output", str(store)]) == 0
+        return trained_state(store)
+
+    return run
+
+
+@pytest.mark.parametrize("stage", SETTINGS)
+def test_stopped_then_killed(run_of, tmp_path, stage, finish, capfd):
+    stage_command = command(run_of(stage), stage)
+    undisturbed = finish(stage_command, tmp_path / "undisturbed")
+    assert undisturbed["step"] == f"step-{STEPS:08d}"
+
+    store = tmp_path / "disturbed"
+    stopped = stage_command.run(store, after_step(2), signal.SIGTERM)
+    assert stopped.code == 75, stopped.output
+    assert "was told to stop after step" in stopped.output
+    assert "run the same command again" in stopped.output
+    killed = stage_command.run(store, after_step(7), signal.SIGKILL)
+    assert killed.code == -signal.SIGKILL, killed.output
+    assert "goes on after step" in killed.output
+    assert not list(store.glob("artifacts/*/*/manifest.json"))
+    capfd.readouterr()
+    assert same(finish(stage_command, store), undisturbed)
+    assert "goes on after step" in capfd.readouterr().out
+
+
+def test_killed_inside_a_checkpoint(run_of, tmp_path, finish):
+    stage_command = command(run_of("sft"), "sft")
+    undisturbed = finish(stage_command, tmp_path / "undisturbed")
+    store = tmp_path / "disturbed"
+    killed = stage_command.run(store, inside_checkpoint, signal.SIGKILL)
+    assert killed.code == -signal.SIGKILL, killed.output
+    assert same(finish(stage_command, store), undisturbed)
+
+
+@pytest.mark.parametrize("stage", ["sft", "rl"])
+def test_killed_between_training_and_result(run_of, tmp_path, stage, finish):
+    stage_command = command(run_of(stage), stage)
+    undisturbed = finish(stage_command, tmp_path)
+    shutil.rmtree(tmp_path / "artifacts")
+    assert same(finish(stage_command, tmp_path), undisturbed)
+
+
+def test_an_altered_checkpoint_is_passed_over(run_of, tmp_path, finish, capfd):
+    stage_command = command(run_of("reward"), "reward")
+    undisturbed = finish(stage_command, tmp_path / "undisturbed")
+    store = tmp_path / "disturbed"
+    stage_command.run(store, after_step(7), signal.SIGKILL)
+    *_, newest = sorted(store.glob("work/*/*/*/checkpoints/step-*"))
+    weights = newest / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
+    capfd.readouterr()
+    assert same(finish(stage_command, store), undisturbed)
+    printed = capfd.readouterr().out
+    assert f"checkpoint {newest} is passed over: adapter_model.safetensors is altered" in printed
+    assert "goes on after step 3" in printed
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("stage", SETTINGS)
+def test_ended_ten_times(run_of, tmp_path, stage, number, finish):
+    stage_command = command(run_of(stage), stage)
+    undisturbed = finish(stage_command, tmp_path / "undisturbed")
+    draw = random.Random(f"{stage}{number}")
+    for attempt in range(10):
+        store = tmp_path / str(attempt)
+        step = 0 if attempt == 0 else draw.randrange(1, STEPS)
+        condition = inside_checkpoint if attempt == 1 else after_step(step)
+        ended = stage_command.run(store, condition, number)
+        assert ended.code == (75 if number == signal.SIGTERM else -number), (step, ended.output)
+        assert same(finish(stage_command, store), undisturbed), step
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo"])
+def test_trying_how_much_fits_changes_nothing(run_of, tmp_path, stage, finish, monkeypatch):
+    """What a GPU does before training: gradients of the longest rows, then all is as if that had not been."""
+    stage_command = command(run_of(stage), stage)
+    undisturbed = finish(stage_command, tmp_path / "undisturbed")
+    user = importlib.import_module("components.common.packed" if stage == "sft" else f"components.{stage}.stage")
+    seen: list[int] = []
+
+    def try_then_run(training):
+        trainer.try_longest(training, 3)
+        seen.append(int(training.lengths.max()))
+        trainer.run_trainer(training)
+
+    monkeypatch.setattr(user, "run_trainer", try_then_run)
+    assert same(finish(stage_command, tmp_path / "tried"), undisturbed)
+    assert seen

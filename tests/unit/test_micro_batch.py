@@ -1,0 +1,54 @@
+"""Fewer rows at once where memory is short, the same global batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from components.common.errors import UserError
+from components.common.micro_batch import fitting, try_gradients
+from components.common.trainer import batch_shape
+from components.common.training import TrainingConfig
+
+CPU = torch.device("cpu")
+
+
+def memory_for(limit: int, tried: list[int]):
+    def attempt(rows: int) -> None:
+        tried.append(rows)
+        if rows > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    return attempt
+
+
+def test_rows_are_halved_until_they_fit(capsys):
+    tried: list[int] = []
+    rows = fitting("sft", 12, memory_for(3, tried), CPU)
+    assert (rows, tried) == (3, [12, 6, 3])
+    assert capsys.readouterr().out.splitlines() == [
+        f"sft out of memory: trying per_device_train_batch_size={size}; the global batch stays" for size in (6, 3)
+    ]
+    config = TrainingConfig(train_batch_size=12, per_device_train_batch_size=12)
+    assert [micro * steps for micro, steps in (batch_shape(config, 12), batch_shape(config, rows))] == [12, 12]
+
+
+def test_one_row_that_does_not_fit_is_an_error():
+    with pytest.raises(UserError, match=r"one row does not fit the GPU's memory.*activation_checkpointing=true"):
+        fitting("reward", 2, memory_for(0, []), CPU)
+
+
+def test_another_fault_is_no_lack_of_memory():
+    def attempt(rows: int) -> None:
+        raise RuntimeError("a shape is wrong")
+
+    with pytest.raises(RuntimeError, match="a shape is wrong"):
+        fitting("sft", 2, attempt, CPU)
+
+
+def test_no_gradient_stays():
+    model = nn.Linear(2, 1)
+    try_gradients(model, lambda: model(torch.ones(1, 2)).sum())
+    assert model.weight.grad is None
+    assert model.bias.grad is None
