@@ -43,7 +43,6 @@ import subprocess
 import sys
 import sysconfig
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
