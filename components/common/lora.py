@@ -41,7 +41,7 @@ class FusedLora:
         a, b = module.lora_A[active_adapter].weight, module.lora_B[active_adapter].weight
         scaling = module.scaling[active_adapter]
         if torch.is_grad_enabled():
-            return _AddLora.apply(result, x, a, b, scaling)  # type: ignore[no-any-return]
+            return _AddLora.apply(result, x, a, b, scaling)  # type: ignore[no-any-return, no-untyped-call]
         _add(result, x, a, b, scaling)
         return result
 

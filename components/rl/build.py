@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from components.common import distributed
+from components.common.adapters import load_adapter_weights, read_adapter_config
 from components.common.device import DevicePolicy, device_policy
 from components.common.errors import InputError
 from components.common.evaluation import score_sequences
@@ -21,7 +22,7 @@ from components.common.tokenizer import load_tokenizer, tokenizer_identity
 from components.common.trainer import seed_everything
 from components.reward.parity import load_parity
 from components.rl.config import RlConfig
-from components.rl.roles import Roles, load_adapter_weights, read_adapter_config
+from components.rl.roles import Roles
 from components.rl.text_reward import TextReward
 
 

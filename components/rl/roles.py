@@ -6,18 +6,14 @@ passes must be over before another is entered, which `Roles.use` enforces.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from components.common.device import DevicePolicy
-from components.common.errors import InputError
 from components.common.evaluation import autocast, backbone, head_logits, last_token_scores
 from components.rl.text_reward import TextReward
 
@@ -130,51 +126,3 @@ class Roles:
         # kernels may be used.
         hidden: Tensor = backbone(self.model)(input_ids=ids, use_cache=False).last_hidden_state
         return hidden
-
-
-def load_adapter_weights(model: Any, folder: Path, adapter: str) -> Tensor | None:
-    """Loads a saved adapter's LoRA weights into an adapter that the model already has.
-
-    PEFT would drop a score head it has no place for, without a word; here every tensor must find its place.
-
-    Args:
-        model: A PEFT model.
-        folder: Holds adapter_model.safetensors.
-        adapter: Name of the adapter to fill.
-
-    Returns:
-        The score head's weight if there is one, float32, shape (1, hidden).
-
-    Raises:
-        InputError: A tensor has no place or the wrong shape.
-    """
-    head = None
-    places = dict(model.named_parameters())
-    unfilled = {name for name in places if f".{adapter}." in name}
-    for name, tensor in load_file(folder / "adapter_model.safetensors").items():
-        if name == "base_model.model.score.weight":
-            head = tensor.float()
-            continue
-        place = name.removesuffix(".weight") + f".{adapter}.weight"
-        target = places.get(place)
-        if target is None or target.shape != tensor.shape:
-            raise InputError(
-                f"tensor {name} of shape {tuple(tensor.shape)} has no place in this model", where=str(folder)
-            )
-        with torch.no_grad():
-            target.copy_(tensor)
-        unfilled.discard(place)
-    if unfilled:
-        raise InputError(f"there are no weights for {min(unfilled)}", where=str(folder))
-    return head
-
-
-def read_adapter_config(folder: Path) -> Any:
-    """PEFT's configuration of a saved adapter, as one for a causal language model without further modules."""
-    from peft import LoraConfig
-
-    fields = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    kept = ("r", "lora_alpha", "use_rslora", "target_modules", "rank_pattern", "alpha_pattern")
-    return LoraConfig(
-        task_type="CAUSAL_LM", lora_dropout=0.0, **{name: fields[name] for name in kept if name in fields}
-    )

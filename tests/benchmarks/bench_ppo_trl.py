@@ -183,12 +183,12 @@ def train_ours(task: dict[str, Any]) -> dict[str, Any]:
 
 def evaluate(task: dict[str, Any]) -> dict[str, float]:
     """Measures a saved policy, or the base, on the held-out prompts."""
+    from components.common.adapters import load_adapter_weights
     from components.common.chat import Chat
     from components.common.tokenizer import load_tokenizer
     from components.rl.experience import Setup
     from components.rl.measure import measure
     from components.rl.rewards import reward_functions
-    from components.rl.roles import load_adapter_weights
     from components.rl.rollout import Prompts
     from tests.support import one_base
 

@@ -8,6 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
+from components.common.adapters import load_adapter_weights, read_adapter_config
 from components.common.device import device_policy
 from components.common.errors import InputError
 from components.common.evaluation import last_token_scores, pad
@@ -18,7 +19,7 @@ from components.data.tokenise import Tokens
 from components.rl import ppo
 from components.rl.config import RlConfig
 from components.rl.experience import Setup, gather_experience, micro_batches, minibatches
-from components.rl.roles import Roles, load_adapter_weights, read_adapter_config
+from components.rl.roles import Roles
 from components.rl.rollout import Prompts, prompt_rows, roll_out
 from components.rl.update import Optimizers, update
 from tests.support.models import FAMILIES, randomise_lora, save_reward_adapter, tiny_model
