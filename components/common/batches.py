@@ -31,16 +31,16 @@ class PackedRows(Dataset[Row]):
 def collate(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
     """Makes a micro-batch of rows, padded on the right to the longest.
 
-    Rows are stacked, not joined: attention's masks and scores grow with the square of one row's length, not of all rows'
-    together. Rows of several sequences get position ids that begin anew with each, by which transformers finds the
-    borders; rows of one need nothing, because no token looks to its right, where the padding is.
+    Rows are stacked, not joined: attention's masks and scores grow with the square of one row's length, not of all
+    rows' together. Rows of several sequences get position ids that begin anew with each, by which transformers finds
+    the borders; rows of one need nothing, because no token looks to its right, where the padding is.
 
     Args:
         rows: `input_ids`, `labels` and `seq_lengths` of each row.
 
     Returns:
-        `input_ids`, `labels` and, with several sequences in a row, `position_ids`, of shape (rows, width); `lengths`, the
-        tokens of each row, of shape (rows,). A sequence's first token carries no label: nothing inside it predicts it.
+        `input_ids`, `labels` and, with several sequences in a row, `position_ids`, of shape (rows, width); `lengths`,
+        the tokens of each row, of shape (rows,). A sequence's first token carries no label: nothing inside it predicts it.
     """
     lengths = [len(row["input_ids"]) for row in rows]
     shape = len(rows), max(lengths)
