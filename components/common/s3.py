@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from pathlib import Path, PurePath
 
+from components.common.artifacts import hash_file, read_manifest
 from components.common.cache import adopt, cache_root, fetched
 from components.common.errors import InputError, UserError
 from components.common.s3_bucket import Access, Bucket, Entry
 from components.common.s3_download import Wanted, download
 from components.common.s3_upload import upload
 from components.common.store import MANIFEST, DirectoryStore, split_s3
-
-if TYPE_CHECKING:
-    from components.common.artifacts import Manifest
 
 _IN_ARTIFACT = re.compile(r"(?P<prefix>(?:.*/)?artifacts/[\w-]+/[\w.-]+)(?:/(?P<below>.+))?")
 
@@ -91,8 +90,9 @@ class S3Store:
         if not self.bucket.put(commit, manifest, only_new=True) and self.bucket.get(commit) != manifest:
             self.bucket.remove(files)
             return False
-        (folder / MANIFEST).unlink()
-        adopt(digest, folder)
+        if not any(path.is_symlink() for path in paths.values()):  # those of an upload are people's own files
+            (folder / MANIFEST).unlink()
+            adopt(digest, folder)
         return True
 
     def scratch(self) -> Path:
@@ -114,6 +114,23 @@ class S3Store:
 
         return work_folder(self.bucket, self._plain_key(prefix), self.local(prefix), writes=writes)
 
+    def copy_out(self, path: str, folder: Path) -> int:
+        """Fetches an artifact, or another file or folder, into a folder, past the cache; returns how many files it has.
+
+        Raises:
+            InputError: It is not there, or not what its manifest says.
+        """
+        wanted = self._listed(path)
+        for file in wanted:
+            there = folder / file.path
+            if file.sha256 and there.is_file() and hash_file(there) != file.sha256:
+                there.unlink()
+        folder.mkdir(parents=True, exist_ok=True)
+        parts = folder / ".parts"
+        download(self.bucket, wanted, folder, parts, what=path)
+        shutil.rmtree(parts, ignore_errors=True)
+        return len(wanted)
+
     def local(self, prefix: str) -> Path:
         """The folder of this machine that stands for a folder of the store."""
         return cache_root() / "local" / hashlib.sha256(self.root.encode()).hexdigest()[:12] / prefix
@@ -129,11 +146,6 @@ class S3Store:
             return self._plain_key(path)
         digest = hashlib.sha256(self._manifest(found["prefix"])).hexdigest()
         return f"{self._plain_key(found['prefix'])}/{_short(digest)}/{found['below']}"
-
-    def wanted(self, prefix: str, manifest: Manifest) -> list[Wanted]:
-        """The objects of an artifact."""
-        data = f"{self._plain_key(prefix)}/{_short(manifest.digest.removeprefix('sha256:'))}"
-        return [Wanted(f"{data}/{entry.path}", entry.path, entry.size, entry.sha256) for entry in manifest.files]
 
     def fingerprint(self, path: str) -> str:
         """A hash of the names, sizes and entity tags of a file or folder that is no artifact.
@@ -167,10 +179,28 @@ class S3Store:
         return content
 
     def _fetch_artifact(self, prefix: str) -> Path:
-        from components.common.artifacts import read_manifest
+        digest = hashlib.sha256(self._manifest(prefix)).hexdigest()
+        return self._fetch(digest, self._wanted(prefix), prefix)
 
+    def _wanted(self, prefix: str) -> list[Wanted]:
+        """The objects of an artifact."""
         manifest = read_manifest(self, prefix)
-        return self._fetch(manifest.digest.removeprefix("sha256:"), self.wanted(prefix, manifest), prefix)
+        data = f"{self._plain_key(prefix)}/{_short(manifest.digest.removeprefix('sha256:'))}"
+        return [Wanted(f"{data}/{entry.path}", entry.path, entry.size, entry.sha256) for entry in manifest.files]
+
+    def _listed(self, path: str) -> list[Wanted]:
+        """What an artifact, or a part of one, or another file or folder consists of; paths begin below it."""
+        found = _IN_ARTIFACT.fullmatch(path)
+        if found is None:
+            inside, entries = self._plain(path)
+            return [Wanted(entry.key, entry.key.removeprefix(inside), entry.size, "") for entry in entries]
+        wanted, below = self._wanted(found["prefix"]), found["below"] or ""
+        one = [replace(file, path=PurePath(below).name) for file in wanted if file.path == below]
+        inside = f"{below}/" if below else ""
+        some = [replace(f, path=f.path.removeprefix(inside)) for f in wanted if f.path.startswith(inside)]
+        if not one and not some:
+            raise InputError("the artifact has no such file or folder", where=f"{self.root}/{path}")
+        return one or some
 
     def _fetch_plain(self, path: str) -> Path:
         inside, found = self._plain(path)
@@ -197,6 +227,25 @@ def fingerprint(uri: str) -> str:
     """
     root, path = split_s3(uri)
     return S3Store(root).fingerprint(path)
+
+
+def copy_out(uri: str, folder: Path) -> int:
+    """Fetches an artifact, or another file or folder in a bucket, into a folder; returns how many files it has.
+
+    Raises:
+        InputError: It is not there, or not what its manifest says.
+    """
+    root, path = split_s3(uri)
+    return S3Store(root).copy_out(path, folder)
+
+
+def create_bucket(root: str) -> bool:
+    """Makes the bucket of a store; returns whether it was not there before.
+
+    Raises:
+        UserError: The keys do not allow it.
+    """
+    return S3Store(root).bucket.create()
 
 
 def names_in_folder(uri: str) -> list[str]:

@@ -290,12 +290,8 @@ def _check_maker(name: str, artifact: Artifact, wanted: str) -> None:
 
 def _plain_folder(name: str, uri: str) -> Artifact:
     folder = fetch_uri(uri).absolute()
-    if (folder / "adapter_config.json").is_file():
-        kind: Kind = "adapter"
-    elif (folder / "config.json").is_file():
-        architectures = (folder / "config.json").read_text(encoding="utf-8")
-        kind = "reward_model" if "ForSequenceClassification" in architectures else "model"
-    else:
+    kind = plain_kind(folder)
+    if kind is None:
         raise InputError(
             f"input {name}: neither an artifact nor a folder with config.json or adapter_config.json",
             where=uri,
@@ -303,6 +299,16 @@ def _plain_folder(name: str, uri: str) -> Artifact:
         )
     named = uri.rstrip("/") if is_s3(uri) else str(folder)
     return Artifact(named, folder, content_digest(list_files(folder)), kind)
+
+
+def plain_kind(folder: Path) -> Kind | None:
+    """What a Hugging Face folder holds, None if it is none."""
+    if (folder / "adapter_config.json").is_file():
+        return "adapter"
+    if not (folder / "config.json").is_file():
+        return None
+    architectures = (folder / "config.json").read_text(encoding="utf-8")
+    return "reward_model" if "ForSequenceClassification" in architectures else "model"
 
 
 def content_digest(files: tuple[FileEntry, ...]) -> str:

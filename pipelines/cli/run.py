@@ -25,6 +25,7 @@ from components.common.logs import MARK
 from components.common.store import open_store
 from components.launcher.record import Run
 from components.prepare.resolve import Request, resolve
+from pipelines.cli import options
 from pipelines.cli.errors import reported
 from pipelines.cli.parameters import parse_parameters
 
@@ -40,13 +41,7 @@ KEPT_LINES = 60  # of the libraries' output, shown when a step dies of a bug
 @click.option("--model", help="Base model: folder, artifact URI, hub name, .gguf file.")
 @click.option("--data", help="Folder with pretrain, sft, reward and rl files or folders.")
 @click.option("--seed", type=int, help="Of everything random; default 0.")
-@click.option(
-    "--store",
-    envvar="RLHF_STORE",
-    default="rlhf-store",
-    show_default=True,
-    help="Where results are kept: a folder or s3://BUCKET[/PREFIX].",
-)
+@options.store
 @click.option("--run-id", help="Name of the run; by default date, time and four letters.")
 @click.option("-v", "--verbose", is_flag=True, help="Show what the libraries print, too.")
 def run(
@@ -68,8 +63,8 @@ def run(
     """
     with reported():
         file, pairs = _split(arguments)
-        options = {"preset": preset, "config": config, "model": model, "data": data, "seed": seed}
-        given = {name: value for name, value in options.items() if value is not None}
+        named = {"preset": preset, "config": config, "model": model, "data": data, "seed": seed}
+        given = {name: value for name, value in named.items() if value is not None}
         parameters = {"preset": "tiny-cpu", **parse_parameters(pairs), **given}
         for name in ("config", "model", "data", "preset"):
             parameters[name] = _absolute(name, str(parameters.get(name, "")))
