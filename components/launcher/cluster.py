@@ -207,7 +207,7 @@ def selectors(labels: Mapping[str, str] | None, fields: str = "") -> dict[str, s
     return {**query, **({"fieldSelector": fields} if fields else {})}
 
 
-def pauses(patience: float, first: float = 0.25, longest: float = 5.0) -> Iterator[float | None]:
+def pauses(patience: float, first: float = 0.25, longest: float = 2.0) -> Iterator[float | None]:
     """Seconds to wait between tries, doubled and jittered; None when there is no time for another.
 
     Args:

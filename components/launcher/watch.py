@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from components.common.errors import RetryableError
 from components.launcher.cluster import BROKEN, PATIENCE_SECONDS, ApiError, Cluster, Kind, Object, selectors
@@ -52,6 +52,10 @@ class Watched(threading.Thread):
         if self._error is not None:
             raise self._error
         return sorted(self._objects.values(), key=lambda item: str(item["metadata"].get("creationTimestamp")))
+
+    def find(self, uid: str) -> Object | None:
+        """One object, or None when it is gone."""
+        return self._objects.get(uid)
 
     def stop(self) -> None:
         """Ends the thread at its next word from the server."""
@@ -142,9 +146,3 @@ def lines_of(chunks: Iterator[bytes]) -> Iterator[bytes]:
     for chunk in chunks:
         *lines, rest = (rest + chunk).split(b"\n")
         yield from lines
-
-
-def wait_until(condition: threading.Condition, is_so: Callable[[], bool], seconds: float) -> bool:
-    """Waits for changes until something is so; returns whether it is."""
-    with condition:
-        return condition.wait_for(is_so, seconds)
