@@ -186,8 +186,9 @@ def connect(namespace: str = "") -> Cluster:
         own = (_TOKEN_FOLDER / "namespace").read_text(encoding="utf-8").strip()
     else:
         try:
-            kubeconfig.load_kube_config(client_configuration=settings)
-            _, active = kubeconfig.list_kube_config_contexts()
+            file = os.environ.get("KUBECONFIG") or None  # the client itself reads it only once, when it is imported
+            kubeconfig.load_kube_config(file, client_configuration=settings)
+            _, active = kubeconfig.list_kube_config_contexts(file)
         except (kubeconfig.ConfigException, OSError) as error:
             raise UserError(
                 f"no cluster is known: {error}", where="kubeconfig", hint="set KUBECONFIG to a cluster's file"

@@ -5,16 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 from components.common.errors import RetryableError, RlhfError, UserError
 from components.common.logs import say
 from components.common.store import Store
 from components.launcher import reasons
 from components.launcher.acquire import OPERATOR_SECONDS, kind_of
-from components.launcher.cluster import EVENTS, PODS, Cluster, Object
+from components.launcher.cluster import BROKEN, EVENTS, PODS, Cluster, Object
 from components.launcher.heartbeat import READ_SECONDS, Heartbeat
 from components.launcher.job import StageJob
-from components.launcher.job_logs import JobLogs
+from components.launcher.job_logs import JobLogs, is_first
 from components.launcher.watch import Watched
 
 TICK_SECONDS = 1.0
@@ -55,7 +56,8 @@ class Follower:
         self._heartbeat = Heartbeat(
             store, f"{job.work}/heartbeat.json", min(READ_SECONDS, job.config.stall_timeout / 4)
         )
-        self._began = self._pending_since = self._hoped = time.monotonic()
+        self._pending_since = self._hoped = time.monotonic()
+        self._began = time.monotonic() - _age(made)
         self._known: dict[str, Object] = {}  # pods as they were last seen: a failed job's pods are cleared away
         self._said: set[str] = set()
 
@@ -73,21 +75,31 @@ class Follower:
                 with self._changed:
                     self._changed.wait(TICK_SECONDS)
         except RlhfError:
-            self._logs.finish()
+            self._finish_logs()
             self._tell_more()
             raise
         finally:
             self._jobs.stop()
             self._pods.stop()
+        self._finish_logs()
+
+    def _finish_logs(self) -> None:
+        """Reads the pods' last lines. The job may be known to have ended before its last pod is known to have begun."""
+        try:
+            self._pods.refresh()
+            self._logs.follow([pod for pod in self._pods.objects() if _belongs(pod, self._made)])
+        except (RlhfError, *BROKEN) as error:
+            say(self._job.title, f"the end of the log may be missing: {error}")
         self._logs.finish()
 
     def _look(self) -> bool:
         """Whether the job has succeeded, by the latest that is known."""
+        known_at_all = self._jobs.listed and self._pods.listed  # asked first: a list may come while we look
         pods = [pod for pod in self._pods.objects() if _belongs(pod, self._made)]
         found = next((item for item in self._jobs.objects() if _uid(item) == _uid(self._made)), None)
         self._known.update({_uid(pod): pod for pod in pods})
         self._logs.follow(pods)
-        if not (self._jobs.listed and self._pods.listed):
+        if not known_at_all:
             return False
         if found is None:
             return self._gone()
@@ -115,7 +127,7 @@ class Follower:
 
     def _check_times(self, found: Object, pods: list[Object]) -> None:
         job, now = self._job, time.monotonic()
-        if now - self._began + _age(found, self._began) > job.config.deadline:
+        if now - self._began > job.config.deadline:
             raise reasons.past_deadline(job)
         if reasons.condition(found, "Suspended"):
             self._pending_since = now
@@ -149,7 +161,9 @@ class Follower:
         """Sees why a job has no pods."""
         if waited < OPERATOR_SECONDS:
             return
-        refusals = [text for text in reasons.told_by(self._events()) if "ailedCreate" in text or "rror creating" in text]
+        refusals = [
+            text for text in reasons.told_by(self._events()) if "ailedCreate" in text or "rror creating" in text
+        ]
         if refusals:
             raise UserError(
                 f"no pod can be made: {refusals[-1]}", where=self._job.title, hint="see quotas, policies and accounts"
@@ -168,14 +182,14 @@ class Follower:
             raise StalledError(
                 f"hangs: no heartbeat for {job.config.stall_timeout} s{f' after step {step}' if step else ''}",
                 where=job.title,
-                hint="its log ends with what every process was doing; raise launcher.stall_timeout if that is slow, not hung",
+                hint="its log ends with what each process did; raise launcher.stall_timeout if it is only slow",
             )
 
     def _tell_more(self) -> None:
         """Says what a person would ask next: warnings of the cluster, last lines of pods that were not shown."""
         for text in reasons.told_by(self._events()):
             say(self._job.title, f"event {text}")
-        shown = {pod["metadata"]["name"] for pod in self._known.values() if _is_shown(pod)}
+        shown = {pod["metadata"]["name"] for pod in self._known.values() if is_first(pod)}
         for name, lines in self._logs.last_lines.items():
             for line in lines if name not in shown else ():
                 say(self._job.title, f"{name}: {line}")
@@ -202,11 +216,7 @@ def _belongs(pod: Object, job: Object) -> bool:
     return any(owner["uid"] == _uid(job) for owner in pod["metadata"].get("ownerReferences", []))
 
 
-def _is_shown(pod: Object) -> bool:
-    from components.launcher.job_logs import is_first
-
-    return is_first(pod)
-
-
-def _age(found: Object, _began: float) -> float:
-    return 0.0
+def _age(made: Object) -> float:
+    """Seconds since an object was made, by its server's clock and ours; little for one that we have just made."""
+    made_at = datetime.fromisoformat(made["metadata"]["creationTimestamp"])
+    return max(0.0, (datetime.now(UTC) - made_at).total_seconds())

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from components.common.errors import UserError
 from components.common.flows import TRAINING_STAGES
+from components.images import image_of
 from components.launcher.config import LauncherConfig, Resources
-from components.launcher.placement import Placement
+from components.launcher.placement import Placement, placement_of
 
 GPU_STAGES = (*TRAINING_STAGES, "evaluate")
 LABEL_RUN, LABEL_STAGE, LABEL_KEY = "rlhf-stack/run", "rlhf-stack/stage", "rlhf-stack/key"
@@ -102,6 +103,58 @@ class StageJob:
         if not self.is_training:
             return []
         return [f"--nproc={self.processes}", *([f"--nnodes={self.nodes}"] if self.nodes > 1 else [])]
+
+
+def stage_job(
+    run: str,
+    stage: str,
+    key: str,
+    arguments: Sequence[str],
+    root: str,
+    config: LauncherConfig,
+    *,
+    cluster: bool,
+    step: str = "",
+    output: str = "",
+    reads: Sequence[str] = (),
+    writes: Sequence[str] = (),
+) -> StageJob:
+    """A step as the configuration wants it run.
+
+    Args:
+        run: The run's id.
+        stage: The stage, or prepare, data, report.
+        key: Of its result; empty: the hash of its arguments.
+        arguments: Command line of `components.<stage>`, without numbers of nodes and processes.
+        root: Root of the run's store.
+        config: The run's section `launcher`.
+        cluster: Whether it runs on a cluster.
+        step: Its name, if that is not the stage's.
+        output: URI of the artifact that it makes.
+        reads: Prefixes below the root that it reads.
+        writes: Prefixes below the root that it writes.
+    """
+    training = stage in GPU_STAGES
+    gpus = config.gpus_per_node if training and cluster else 0
+    return StageJob(
+        run=run,
+        stage=stage,
+        key=key or hashlib.sha256("\0".join(arguments).encode()).hexdigest()[:16],
+        module=f"components.{stage}",
+        arguments=tuple(arguments),
+        root=root,
+        step=step,
+        output=output,
+        reads=tuple(reads),
+        writes=tuple(writes),
+        image=config.images.get(stage) or image_of(stage),
+        nodes=config.nodes if training and cluster else 1,
+        processes=(gpus or config.nproc_per_node) if training else 1,
+        gpus_per_node=gpus,
+        resources=resources_of(stage, config),
+        placement=placement_of(config, gpus=gpus > 0),
+        config=config,
+    )
 
 
 def resources_of(stage: str, config: LauncherConfig) -> Resources:

@@ -90,6 +90,7 @@ def _resources(job: StageJob) -> client.V1ResourceRequirements:
 def _environment(job: StageJob) -> list[client.V1EnvVar]:
     values = {
         "HOME": "/tmp",
+        "OMP_NUM_THREADS": str(job.config.omp_num_threads or max(1, _cores(job.resources.cpu) // job.processes)),
         "PYTHONUNBUFFERED": "1",
         "RLHF_RUN_ID": job.run,
         "RLHF_STORE": job.root,
@@ -100,6 +101,11 @@ def _environment(job: StageJob) -> list[client.V1EnvVar]:
         **job.config.env,
     }
     return [*(client.V1EnvVar(name=name, value=value) for name, value in sorted(values.items())), *_store_access(job)]
+
+
+def _cores(quantity: str) -> int:
+    """Whole cores in `4`, `1500m` or `0.5`."""
+    return int(quantity[:-1]) // 1000 if quantity.endswith("m") else int(float(quantity or 1))
 
 
 def _nccl(job: StageJob) -> dict[str, str]:

@@ -40,8 +40,8 @@ class PodLog(threading.Thread):
     ) -> None:
         first = pod()
         assert first is not None, "a log is followed once its pod is there"
-        self._name = first["metadata"]["name"]
-        super().__init__(name=f"log-{self._name}", daemon=True)
+        self._pod_name = first["metadata"]["name"]
+        super().__init__(name=f"log-{self._pod_name}", daemon=True)
         self._cluster, self._pod, self._changed, self._take, self._seen = cluster, pod, changed, take, seen
         self._response: urllib3.BaseHTTPResponse | None = None
         self._to_finish = False
@@ -113,7 +113,7 @@ class PodLog(threading.Thread):
             **({"previous": "true"} if previous else {}),
             **({"follow": "true"} if follow else {}),
         }
-        path = f"{self._cluster.path(PODS, self._name)}/log"
+        path = f"{self._cluster.path(PODS, self._pod_name)}/log"
         self._seen.begin()
         response = self._cluster.open("GET", path, query, None, SILENCE_SECONDS)
         self._response = response

@@ -192,7 +192,7 @@ def _left_behind(message: str) -> dict[str, Any] | None:
 
 
 def _memory_limit(pod: Object) -> str:
-    container = next((found for found in pod["spec"]["containers"] if found["name"] == CONTAINER), {})
+    container: dict[str, Any] = next((found for found in pod["spec"]["containers"] if found["name"] == CONTAINER), {})
     return str(container.get("resources", {}).get("limits", {}).get("memory", "the node's memory"))
 
 

@@ -65,7 +65,7 @@ class Watched(threading.Thread):
         failures, since = 0, time.monotonic()
         while not self._stopped:
             try:
-                version = self._list()
+                version = self.refresh()
                 failures, since = 0, time.monotonic()
                 for line in self._events(version):
                     since = time.monotonic()
@@ -88,7 +88,8 @@ class Watched(threading.Thread):
                 self._give_up(error)
                 return
 
-    def _list(self) -> str:
+    def refresh(self) -> str:
+        """Asks for the objects as they are now; returns the version that a watch goes on from."""
         found = self._cluster.list_with_version(self._kind, self._labels, self._fields)
         with self._changed:
             self._objects = {item["metadata"]["uid"]: item for item in found["items"]}
