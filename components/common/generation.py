@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from components.common import distributed
+from components.common import distributed, heartbeat
 from components.common.device import DevicePolicy
 from components.common.evaluation import autocast, backbone, batches_by_length, evaluating, head_logits
 
@@ -126,6 +126,7 @@ def _decode(
     position = mask.sum(1, keepdim=True) - 1
     step_ids, step_position = ids, (mask.cumsum(1) - 1).clamp(min=0)
     for index in range(sampling.max_new_tokens):
+        heartbeat.beat()
         out = transformer(
             input_ids=step_ids,
             attention_mask=mask,

@@ -21,7 +21,7 @@ from components.common.stage import Plan, find_input, make_plan
 from components.common.store import open_store
 from components.data.config import READERS, wanted_parts
 from components.data.records import TASKS
-from components.data.sources import with_digests
+from components.data.sources import names_below, with_digests
 from components.prepare.config import BASE, SOURCES, RunConfig
 from components.prepare.resolve import Request, resolve
 
@@ -74,8 +74,9 @@ def bring_sources(config: RunConfig, fields: dict[str, Any], output: str) -> dic
         data["builder"] = {**data["builder"], "versions": _versions(config.data.builder.packages)}
         plan = make_plan(SOURCES, {"seed": config.seed, "data": data}, "configuration", {}, output)
         _make(plan, "components.prepare.sources")
+        made = names_below(plan.uri)
         for task in missing:
-            if (plan.store.fetch(plan.prefix) / task).exists():
+            if task in made:
                 data[task] = {**data[task], "sources": [{"path": f"{plan.uri}/{task}"}]}
         fields["sources"] = plan.uri
     for task in TASKS:
