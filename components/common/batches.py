@@ -40,7 +40,8 @@ def collate(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
 
     Returns:
         `input_ids`, `labels` and, with several sequences in a row, `position_ids`, of shape (rows, width); `lengths`,
-        the tokens of each row, of shape (rows,). A sequence's first token carries no label: nothing inside it predicts it.
+        the tokens of each row, of shape (rows,). A sequence's first token carries no label: nothing inside it predicts
+        it.
     """
     lengths = [len(row["input_ids"]) for row in rows]
     shape = len(rows), max(lengths)

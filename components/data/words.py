@@ -176,7 +176,7 @@ def _split(part: dict[str, Any]) -> Splits | None:
 
 
 def _words_of(expression: str) -> Splits:
-    """An expression in the spelling of Python's `re`, which is twice as fast as a module that knows such classes."""
+    r"""An expression spelled for Python's `re`, which is twice as fast as `regex`, which knows `\p{L}`."""
     spelled = []
     for names in (_ASCII, _ORDINARY):
         text = expression
