@@ -131,7 +131,9 @@ def stage(name: str, config: str, inputs: Mapping[str, str]) -> Finished:
             recorder.close("off", uri=inputs["model"])
             say(name, "✓ off")
             return Finished(inputs["model"])
-        return _run(name, name, run, settings, inputs, recorder)
+        # Not an edge of the pipeline: it comes from outside the run, and its digest is part of the key as any input's.
+        adapter = settings[name].get("adapter") or ""
+        return _run(name, name, run, settings, {**inputs, "adapter": adapter} if adapter else inputs, recorder)
 
 
 def merge(config: str, base: str, adapter: str, of: str) -> Finished:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -21,7 +19,6 @@ import click
 
 from components.common.errors import RlhfError
 from components.common.logs import MARK
-from components.common.store import DirectoryStore
 from components.launcher.record import Run
 
 GRACE_SECONDS = 30.0  # what a pod is given too
@@ -41,7 +38,19 @@ def drive(file: Path, started: Run, parameters: dict[str, str | int], changes: d
     Returns:
         The exit code.
     """
-    folder = _folder(started)
+    with started.store.folder(f"runs/{started.run_id}") as folder:
+        return _drive_in(folder, file, started, parameters, changes, verbose)
+
+
+def _drive_in(
+    folder: Path,
+    file: Path,
+    started: Run,
+    parameters: dict[str, str | int],
+    changes: dict[str, str],
+    verbose: bool,
+) -> int:
+    """The same, with a local folder for its log and for what kfp keeps of each step."""
     environment = {
         **os.environ,
         **changes,
@@ -51,7 +60,6 @@ def drive(file: Path, started: Run, parameters: dict[str, str | int], changes: d
         "PYTHONUNBUFFERED": "1",
     }
     command = [sys.executable, "-m", "pipelines.cli.local_pipeline", str(file), str(folder / "kfp")]
-    folder.mkdir(parents=True, exist_ok=True)
     kept: deque[str] = deque(maxlen=KEPT_LINES)
     # A session of its own: one signal then reaches the pipeline, its step and the step's processes, and no more.
     with subprocess.Popen(
@@ -67,8 +75,6 @@ def drive(file: Path, started: Run, parameters: dict[str, str | int], changes: d
         with _ending_on_signal(process), (folder / "run.log").open("w", encoding="utf-8") as log:
             _follow(process.stdout, log, kept, verbose)
             status = process.wait()
-    if not isinstance(started.store, DirectoryStore):
-        started.store.write(f"runs/{started.run_id}/run.log", (folder / "run.log").read_bytes())
     if status == 0:
         return 0
     _report(started, environment)
@@ -77,13 +83,6 @@ def drive(file: Path, started: Run, parameters: dict[str, str | int], changes: d
         click.echo("\n".join(kept), err=True)
     click.echo(f"error: {failure}", err=True)
     return failure.code
-
-
-def _folder(started: Run) -> Path:
-    """Where this machine keeps what it notes of a run: in the store, if that is a folder."""
-    if isinstance(started.store, DirectoryStore):
-        return Path(started.store.root) / "runs" / started.run_id
-    return Path(tempfile.gettempdir()) / f"rlhf-{getpass.getuser()}" / started.run_id
 
 
 def _report(started: Run, environment: dict[str, str]) -> None:

@@ -65,8 +65,8 @@ def run(
     """
     with reported():
         file, pairs = _split(arguments)
-        options = {"preset": preset, "config": config, "model": model, "data": data, "seed": seed}
-        given = {name: value for name, value in options.items() if value is not None}
+        named = {"preset": preset, "config": config, "model": model, "data": data, "seed": seed}
+        given = {name: value for name, value in named.items() if value is not None}
         parameters = {"preset": "tiny-cpu", **parse_parameters(pairs), **given}
         for name in ("config", "model", "data", "preset"):
             parameters[name] = _absolute(name, str(parameters.get(name, "")))
