@@ -81,6 +81,11 @@ class MinioServer:
             self._process.wait(timeout=30)
             self._process = None
 
+    def send(self, number: signal.Signals) -> None:
+        """Sends it a signal, such as SIGSTOP."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def _ready(self) -> bool:
         if self.certificates:
             with socket.socket() as probe:
