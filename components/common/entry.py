@@ -6,6 +6,7 @@ python -m components.sft --config run.yaml --input model=URI --input dataset=URI
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import gc
 import json
 import os
@@ -25,7 +26,7 @@ from typing import Any
 from components.common import heartbeat
 from components.common.artifacts import Manifest, commit, list_files, package_versions
 from components.common.config import ConfigT, merge_configs, parse_overrides, read_config_file
-from components.common.errors import RetryableError, RlhfError, error_from_dict, write_termination
+from components.common.errors import RetryableError, RlhfError, UserError, error_from_dict, write_termination
 from components.common.gate import check_result
 from components.common.logs import LOG, keep_log, note, say
 from components.common.stage import Job, Plan, Result, StageSpec, make_plan
@@ -63,6 +64,8 @@ def guarded(main: Callable[[], int]) -> int:
     """
     # What lies in a `finally` must run when a pod is told to stop, so SIGTERM becomes an exception.
     signal.signal(signal.SIGTERM, _raise_terminated)
+    if os.environ.get("RLHF_STACKS_ON_SIGTERM"):  # in pods: the only way to learn what a process that hangs was doing
+        faulthandler.register(signal.SIGTERM, all_threads=True, chain=True)
     try:
         return main()
     except RlhfError as error:
@@ -131,7 +134,7 @@ def _main(spec: StageSpec[ConfigT], load_run: Callable[[], Run], arguments: argp
         check_result(plan, finished.metrics)
         say(spec.name, f"finished before: {plan.uri}")
         return 0
-    if arguments.nproc > 1 and not ranks:
+    if arguments.nproc * arguments.nnodes > 1 and not ranks:
         return _torchrun(spec.name, arguments)
     quiet_libraries()
     with importing():
@@ -214,7 +217,7 @@ def _clear_checkpoints(plan: Plan[Any]) -> None:
 
 def _torchrun(stage: str, arguments: argparse.Namespace) -> int:
     """Starts torchrun on this command and raises the worst rank's error instead of torchrun's constant exit code 1."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [sys.executable, "-m", "torch.distributed.run", *_rendezvous(stage, arguments.nnodes)]
     command += [f"--nproc-per-node={arguments.nproc}", "-m", f"components.{stage}"]
     command += ["--config", arguments.config, "--output", arguments.output]
     for name, uri in arguments.input:
@@ -235,6 +238,22 @@ def _torchrun(stage: str, arguments: argparse.Namespace) -> int:
     if not errors:
         raise RetryableError("a training process was killed", where=stage, hint="use smaller batches, or try again")
     raise error_from_dict(min(errors, key=lambda fields: _TELLING.index(fields["code"])))
+
+
+def _rendezvous(stage: str, nnodes: int) -> list[str]:
+    """How torchrun finds the other nodes: by what the training operator, or whoever starts the nodes, has set.
+
+    Here `RANK` is the number of the node, as the operator counts; torchrun gives its processes theirs.
+    """
+    if nnodes == 1:
+        return ["--standalone"]
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT", "RANK") if name not in os.environ]
+    if missing:
+        raise UserError(
+            f"{', '.join(missing)} not set", where=f"{stage} --nnodes {nnodes}", hint="set them as torchrun asks"
+        )
+    master = [f"--master-addr={os.environ['MASTER_ADDR']}", f"--master-port={os.environ['MASTER_PORT']}"]
+    return [f"--nnodes={nnodes}", f"--node-rank={os.environ['RANK']}", *master]
 
 
 def _fail(error: RlhfError) -> int:
@@ -272,6 +291,9 @@ def _parser(spec: StageSpec[Any]) -> argparse.ArgumentParser:
     parser.add_argument("--output", required=True, metavar="URI", help="store root, or the full URI of the artifact")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="e.g. sft.learning_rate=1e-4")
     parser.add_argument("--nproc", type=int, default=1, help="processes on this machine, started with torchrun")
+    parser.add_argument(
+        "--nnodes", type=int, default=1, help="machines that train together, each with --nproc processes"
+    )
     return parser
 
 

@@ -117,7 +117,8 @@ def _decode(
 
     device = policy.device
     ids, mask = left_pad(prompts, device)
-    cache = roomy_cache(backbone(model).config, room=sampling.max_new_tokens - 1)
+    transformer = backbone(model)
+    cache = roomy_cache(transformer.config, room=sampling.max_new_tokens - 1)
     uniform = [_uniform_numbers(sampling, key) for key in keys]
     limits = [sampling.limit(prompt) for prompt in prompts]
     alive = list(range(len(prompts)))
@@ -126,7 +127,7 @@ def _decode(
     step_ids, step_position = ids, (mask.cumsum(1) - 1).clamp(min=0)
     for index in range(sampling.max_new_tokens):
         heartbeat.beat()
-        out = backbone(model)(
+        out = transformer(
             input_ids=step_ids,
             attention_mask=mask,
             position_ids=step_position,

@@ -134,7 +134,7 @@ def token_values(
     rollout: Rollout,
     pieces: Sequence[list[int]],
     role: Role,
-    compute: Callable[[Tensor, Tensor, Tensor], Tensor],
+    compute: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
     """Computes one number for each written token, in one role.
 
@@ -153,7 +153,8 @@ def token_values(
     with torch.inference_mode(), roles.use(role):
         for rows in pieces:
             heartbeat.beat()
-            flat = compute(*rollout.batch(rows, device)).float().cpu()
+            ids, _, written = rollout.batch(rows, device)
+            flat = compute(ids, written).float().cpu()
             part = torch.zeros(len(rows), rollout.mask.shape[1])
             part[rollout.mask[rows].bool()] = flat
             results[rows] = part

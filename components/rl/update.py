@@ -101,10 +101,10 @@ def _policy_gradients(
     with roles.use("policy"):
         for piece in pieces:
             heartbeat.beat()
-            ids, mask, written = experience.rollout.batch(piece, device)
+            ids, _, written = experience.rollout.batch(piece, device)
             known = _flat(experience, piece, experience.logprobs, experience.reference, experience.advantages)
             old, reference, advantages = (values.to(device) for values in known)
-            new = roles.logprobs(ids, mask, written)
+            new = roles.logprobs(ids, written)
             terms = ppo.policy_terms(new, old, advantages, config.cliprange)
             loss = terms.loss + penalty * ppo.kl_k3(reference - new).sum() if penalty else terms.loss
             scaler.scale(loss / tokens).backward()
@@ -127,9 +127,9 @@ def _critic_gradients(
     with roles.use("critic"):
         for piece in pieces:
             heartbeat.beat()
-            ids, mask, written = experience.rollout.batch(piece, device)
+            ids, _, written = experience.rollout.batch(piece, device)
             old, returns = (v.to(device) for v in _flat(experience, piece, experience.values, experience.returns))
-            loss = ppo.value_loss(roles.values(ids, mask, written), old, returns, config.cliprange_value)
+            loss = ppo.value_loss(roles.values(ids, written), old, returns, config.cliprange_value)
             scaler.scale(loss / tokens).backward()
             total += loss.detach() / tokens
     return {"value_loss": total}
