@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from components.common.errors import RlhfError, error_from_dict
+from components.common.errors import RlhfError, UserError, error_from_dict
 from components.common.logs import say
 from components.common.store import Store, open_store
 
@@ -76,8 +76,17 @@ class Run:
         path = self._path(name)
         return StepRecord(**json.loads(self.store.read(path))) if self.store.exists(path) else None
 
+    def cancel(self) -> None:
+        """Marks the run, so that no step of it begins any more."""
+        self.store.write(self._cancelled, json.dumps({"time": time.time()}).encode())
+
+    def is_cancelled(self) -> bool:
+        """Whether the run was cancelled."""
+        return self.store.exists(self._cancelled)
+
     def forget_unfinished(self) -> None:
         """Removes the records of steps that failed or were stopped, so that a new start of the run tries them again."""
+        self.store.remove(self._cancelled)
         for record in self.steps():
             if record.state in ("failed", "running"):
                 self.store.remove(self._path(record.step))
@@ -102,6 +111,8 @@ class Run:
         recorder = Recorder(self, StepRecord(step, stage, "running", time.time()))
         self.write(recorder.record)
         try:
+            if self.is_cancelled():
+                raise UserError("the run was cancelled", where=step, hint=f"`rlhf run --run-id {self.run_id}` goes on")
             yield recorder
         except RlhfError as error:
             recorder.close("failed", error=error.to_dict())
@@ -111,6 +122,10 @@ class Run:
             fields = RlhfError(f"{type(error).__name__}: {error}", where=step).to_dict()
             recorder.close("failed", error={**fields, "code": 75 if isinstance(error, SystemExit) else 1})
             raise
+
+    @property
+    def _cancelled(self) -> str:
+        return f"runs/{self.run_id}/cancelled.json"
 
     def _path(self, step: str) -> str:
         return f"runs/{self.run_id}/steps/{step}.json"

@@ -11,6 +11,8 @@ _COMMANDS = {
     "submit": ("pipelines.cli.submit", "Start a pipeline on Kubeflow Pipelines."),
     "generate": ("pipelines.cli.generate", "Complete a file of prompts with a model."),
     "score": ("pipelines.cli.score", "Score a file of answers with a reward model."),
+    "put": ("pipelines.cli.put", "Put data or a model into a store."),
+    "get": ("pipelines.cli.get", "Take an artifact, data or a report out of a store."),
     "chat": ("pipelines.cli.chat", "Talk with a model in the terminal."),
 }
 

@@ -25,6 +25,7 @@ from components.common.logs import MARK
 from components.common.store import open_store
 from components.launcher.record import Run
 from components.prepare.resolve import Request, resolve
+from pipelines.cli import options
 from pipelines.cli.errors import reported
 from pipelines.cli.parameters import parse_parameters
 
@@ -40,7 +41,7 @@ KEPT_LINES = 60  # of the libraries' output, shown when a step dies of a bug
 @click.option("--model", help="Base model: folder, artifact URI, hub name, .gguf file.")
 @click.option("--data", help="Folder with pretrain, sft, reward and rl files or folders.")
 @click.option("--seed", type=int, help="Of everything random; default 0.")
-@click.option("--store", envvar="RLHF_STORE", default="rlhf-store", show_default=True, help="Where results are kept.")
+@options.store
 @click.option("--run-id", help="Name of the run; by default date, time and four letters.")
 @click.option("-v", "--verbose", is_flag=True, help="Show what the libraries print, too.")
 def run(
@@ -62,8 +63,8 @@ def run(
     """
     with reported():
         file, pairs = _split(arguments)
-        options = {"preset": preset, "config": config, "model": model, "data": data, "seed": seed}
-        given = {name: value for name, value in options.items() if value is not None}
+        named = {"preset": preset, "config": config, "model": model, "data": data, "seed": seed}
+        given = {name: value for name, value in named.items() if value is not None}
         parameters = {"preset": "tiny-cpu", **parse_parameters(pairs), **given}
         for name in ("config", "model", "data", "preset"):
             parameters[name] = _absolute(name, str(parameters.get(name, "")))
@@ -108,7 +109,12 @@ def _new_run_id() -> str:
 
 def _run_pipeline(file: Path, started: Run, parameters: dict[str, str | int], verbose: bool) -> int:
     """Runs the pipeline's process to its end; returns the exit code."""
-    folder = Path(started.store.root) / "runs" / started.run_id
+    with started.store.folder(f"runs/{started.run_id}") as folder:
+        return _run_in(folder, file, started, parameters, verbose)
+
+
+def _run_in(folder: Path, file: Path, started: Run, parameters: dict[str, str | int], verbose: bool) -> int:
+    """The same, with a local folder for its log and for what kfp keeps of each step."""
     environment = {
         **os.environ,
         "RLHF_STORE": started.store.root,
@@ -117,7 +123,6 @@ def _run_pipeline(file: Path, started: Run, parameters: dict[str, str | int], ve
         "PYTHONUNBUFFERED": "1",
     }
     command = [sys.executable, "-m", "pipelines.cli.local_pipeline", str(file), str(folder / "kfp")]
-    folder.mkdir(parents=True, exist_ok=True)
     kept: deque[str] = deque(maxlen=KEPT_LINES)
     # A session of its own: one signal then reaches the pipeline, its step and the step's processes, and no more.
     with subprocess.Popen(
