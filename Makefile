@@ -9,6 +9,7 @@ BENCH ?= build/benchmarks
 BENCHMARKS = $(patsubst tests/benchmarks/bench_%.py,%,$(wildcard tests/benchmarks/bench_*.py))
 # Tests at once.
 JOBS ?= 2
+SCRIPTS = .ci/run images/build requirements/lock tests/cluster/lib.sh $(addprefix tests/cluster/,down helm images load run up)
 # The URL of an index that has a CPU build of torch; without it the CUDA build is installed, as on a T4 node.
 TORCH_INDEX ?=
 
@@ -16,7 +17,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-smollm2 test test-long fuzz lint types golden lock bench clean
+.PHONY: help demo demo-smollm2 test test-cluster test-long fuzz images lint types golden lock bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,21 +31,29 @@ demo-smollm2: $(VENV)/.smollm2 ## the same with SmolLM2-135M-Instruct: half an h
 test: $(VENV)/.dev lint types ## all tests that need neither cluster nor root
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
 
+test-cluster: $(VENV)/.dev ## tests on Kubernetes: KUBECONFIG's, else one that is brought up (root; Go; 15 minutes the first time)
+	tests/cluster/run $(BIN)/python -m pytest -q tests/cluster
+
 test-long: $(VENV)/.dev ## what takes too long for every commit: each stage ended ten times at random
 	$(BIN)/python -m pytest -q -m long
 
 fuzz: $(VENV)/.dev ## damaged data and configuration files for an hour
 	RLHF_FUZZ_SECONDS=1800 RLHF_FUZZ_SEED=$$RANDOM $(BIN)/python -m pytest -q tests/unit/test_fuzz.py
 
-lint: $(VENV)/.dev ## ruff
+lint: $(VENV)/.dev ## ruff, shellcheck, hadolint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/shellcheck $(SCRIPTS)
+	$(BIN)/hadolint images/Dockerfile
 
 types: $(VENV)/.dev ## mypy, strict
 	$(BIN)/mypy
 
 golden: $(VENV)/.dev ## write the golden files anew; look at the difference before you commit it
 	RLHF_REGENERATE=1 $(BIN)/python -m pytest -q tests/golden tests/stages/test_golden_losses.py tests/unit/test_bad_input.py
+
+images: ## build all container images; REGISTRY, VERSION and BASE_IMAGE as in images/docker-bake.hcl
+	images/build
 
 bench: $(VENV)/.dev ## compare with the peers; tables and plots go to BENCH
 	for name in $(BENCHMARKS); do $(BIN)/python -m tests.benchmarks.bench_$$name --output $(BENCH) || exit; done

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -70,13 +71,38 @@ class Manifest(_Frozen):
 
 @dataclass(frozen=True)
 class Artifact:
-    """An input: where it came from, its local folder, its digest and, unless it is a plain folder, its manifest."""
+    """An input.
+
+    Attributes:
+        uri: Where it came from.
+        place: Its local folder, or what brings it here; called once, when `folder` is first looked at.
+        digest: Of its manifest, or of a plain folder's content.
+        kind: What it is.
+        manifest: None if it is a plain folder.
+        verified: Whether `place` has compared its files with the manifest.
+    """
 
     uri: str
-    folder: Path
+    place: Path | Callable[[], Path] = field(compare=False)
     digest: str
     kind: Kind
     manifest: Manifest | None = None
+    verified: bool = field(default=False, compare=False)
+
+    @cached_property
+    def folder(self) -> Path:
+        """Its local folder."""
+        return self.place if isinstance(self.place, Path) else self.place()
+
+    def verify(self) -> None:
+        """Compares its files with its manifest.
+
+        Raises:
+            InputError: Naming the first file that differs.
+        """
+        folder = self.folder
+        if self.manifest and not self.verified:
+            verify(folder, self.manifest)
 
     def parent_digest(self, name: str) -> str | None:
         """Digest of the parent called `name`, or None when it is not known."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
-from components.common import distributed
+from components.common import distributed, heartbeat
 from components.common.best import BestWeights
 from components.common.checkpoints import Checkpoints
 from components.common.curves import Curves
@@ -63,10 +63,12 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Leaves a step half done if told to stop: it may be long, and the last finished one is still in memory."""
+        heartbeat.beat()
         self._look_for_stop(control)
 
     def on_step_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
         """Looks for overflow, measures and asks for a checkpoint where that is due."""
+        heartbeat.beat(state.global_step)
         skipped = bool(optimizer.step_was_skipped)
         self._watch.step(skipped=skipped)
         self._extra = {"skipped": float(skipped)} if args.fp16 else {}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.common import distributed
+from components.common.adapters import add_adapter, refuse_adapter
 from components.common.curves import copy_curves
 from components.common.device import DevicePolicy, device_policy
 from components.common.models import (
@@ -51,9 +52,7 @@ class Tables:
 
 
 def build_causal_lm(job: Job[Any], *, random_weights: bool = False) -> CausalLM:
-    """Loads the stage's model, or makes a new one of its shape, and adds an adapter if the settings ask for one."""
-    from peft import get_peft_model
-
+    """Loads the stage's model, or makes a new one of its shape; with an adapter if the settings ask for it."""
     config: TrainingConfig = job.config
     policy = device_policy()
     distributed.start(policy.device)
@@ -64,8 +63,10 @@ def build_causal_lm(job: Job[Any], *, random_weights: bool = False) -> CausalLM:
         model = new_causal_lm(folder, policy)
     else:
         model = load_causal_lm(folder, policy, full_precision=config.lora is None, load_in_4bit=config.load_in_4bit)
-    if config.lora is not None:
-        model = get_peft_model(model, lora_config(model, config.lora, "CAUSAL_LM"))
+    if config.lora is None:
+        refuse_adapter(job)
+    else:
+        model = add_adapter(job, model, lora_config(model, config.lora, "CAUSAL_LM"))
     float32_trainables(model)
     return CausalLM(model, tokenizer, policy)
 

@@ -7,9 +7,7 @@ of a checkpoint, and a rename is what makes it one.
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.common import distributed
-from components.common.artifacts import FileEntry, canonical_json, list_files
+from components.common.artifacts import canonical_json, list_files
+from components.common.checkpoint_files import CHECKPOINTS, STEP_NAME, fault
+from components.common.errors import RetryableError
 from components.common.logs import say
 from components.common.store import MANIFEST, sync
-
-_NAME = re.compile(r"step-(\d+)")
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,9 @@ class Checkpoints:
     def resume(self) -> Checkpoint | None:
         """The newest checkpoint, the same on all processes, said aloud."""
         found = distributed.from_main(self.newest() if distributed.is_main() else None)
+        if found and not found.folder.is_dir():
+            what = f"the checkpoint after step {found.step} is not on this machine, though another has it"
+            raise RetryableError(what, where=self._stage, hint="run the same command again")
         if found:
             say(self._stage, f"goes on after step {found.step}: {found.folder}")
         return found
@@ -56,7 +57,7 @@ class Checkpoints:
     def newest(self) -> Checkpoint | None:
         """The newest checkpoint of any run of this key that verifies; broken ones are named and passed over."""
         for checkpoint in self._found():
-            broken = _fault(checkpoint.folder)
+            broken = fault(checkpoint.folder)
             if broken is None:
                 return checkpoint
             say(self._stage, f"checkpoint {checkpoint.folder} is passed over: {broken}")
@@ -69,7 +70,7 @@ class Checkpoints:
         Args:
             step: Steps done.
         """
-        root = self._work / "checkpoints"
+        root = self._work / CHECKPOINTS
         root.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(dir=root, prefix=".writing-"))
         try:
@@ -80,7 +81,7 @@ class Checkpoints:
 
     def commit(self, aside: Path, step: int) -> None:
         """Makes a folder beside the checkpoints the checkpoint of a step."""
-        target = self._work / "checkpoints" / f"step-{step:08d}"
+        target = self._work / CHECKPOINTS / f"step-{step:08d}"
         if target.exists():
             return
         entries = [entry.model_dump() for entry in list_files(aside)]
@@ -99,19 +100,6 @@ class Checkpoints:
 
     def _found(self) -> list[Checkpoint]:
         """Checkpoints of all runs of this key, the newest first."""
-        matches = ((path, _NAME.fullmatch(path.name)) for path in self._work.parent.glob("*/checkpoints/step-*"))
+        matches = ((path, STEP_NAME.fullmatch(path.name)) for path in self._work.parent.glob(f"*/{CHECKPOINTS}/step-*"))
         found = [Checkpoint(path, int(match[1])) for path, match in matches if match]
         return sorted(found, key=lambda checkpoint: (checkpoint.step, str(checkpoint.folder)), reverse=True)
-
-
-def _fault(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, None if nothing is."""
-    try:
-        listed = [FileEntry.model_validate(entry) for entry in json.loads((folder / MANIFEST).read_bytes())]
-    except (OSError, ValueError) as error:
-        return f"its manifest cannot be read ({type(error).__name__})"
-    found = {entry.path: entry for entry in list_files(folder)}
-    for entry in listed:
-        if found.get(entry.path) != entry:
-            return f"{entry.path} is {'altered' if entry.path in found else 'missing'}"
-    return None

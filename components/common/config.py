@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.common.errors import UserError
+from components.common.store import read_uri
 
 SECTIONS = (
     "seed",
@@ -82,16 +82,17 @@ def load_yaml(text: str, where: str) -> dict[str, Any]:
     return value
 
 
-def read_config_file(path: Path) -> dict[str, Any]:
-    """Reads a YAML configuration file.
+def read_config_file(uri: str) -> dict[str, Any]:
+    """Reads a YAML configuration file, local or in a bucket.
 
     Raises:
         UserError: The file cannot be read or is not a YAML mapping.
+        InputError: It is not in its bucket.
     """
     try:
-        return load_yaml(path.read_text(encoding="utf-8"), str(path))
+        return load_yaml(read_uri(uri).decode(), uri)
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot be read: {error}", where=str(path), hint="give a readable UTF-8 YAML file") from error
+        raise UserError(f"cannot be read: {error}", where=uri, hint="give a readable UTF-8 YAML file") from error
 
 
 def merge_configs(*layers: Mapping[str, Any]) -> dict[str, Any]:

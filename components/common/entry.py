@@ -6,6 +6,7 @@ python -m components.sft --config run.yaml --input model=URI --input dataset=URI
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import gc
 import json
 import os
@@ -22,11 +23,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from components.common import heartbeat
 from components.common.artifacts import Manifest, commit, list_files, package_versions
 from components.common.config import ConfigT, merge_configs, parse_overrides, read_config_file
-from components.common.errors import RetryableError, RlhfError, error_from_dict, write_termination
+from components.common.errors import RetryableError, RlhfError, UserError, error_from_dict, write_termination
 from components.common.gate import check_result
-from components.common.logs import say
+from components.common.logs import LOG, keep_log, note, say
 from components.common.stage import Job, Plan, Result, StageSpec, make_plan
 
 Run = Callable[[Job[Any]], Result]
@@ -62,6 +64,8 @@ def guarded(main: Callable[[], int]) -> int:
     """
     # What lies in a `finally` must run when a pod is told to stop, so SIGTERM becomes an exception.
     signal.signal(signal.SIGTERM, _raise_terminated)
+    if os.environ.get("RLHF_STACKS_ON_SIGTERM"):  # in pods: the only way to learn what a process that hangs was doing
+        faulthandler.register(signal.SIGTERM, all_threads=True, chain=True)
     try:
         return main()
     except RlhfError as error:
@@ -122,7 +126,7 @@ def importing() -> Iterator[None]:
 
 def _main(spec: StageSpec[ConfigT], load_run: Callable[[], Run], arguments: argparse.Namespace) -> int:
     config = merge_configs(read_config_file(arguments.config), parse_overrides(arguments.set))
-    plan = make_plan(spec, config, str(arguments.config), dict(arguments.input), arguments.output)
+    plan = make_plan(spec, config, arguments.config, dict(arguments.input), arguments.output)
     ranks = "TORCHELASTIC_RUN_ID" in os.environ
     # Torchrun's parent has looked; a rank that looked again might see what another run has committed since, and leave.
     finished = None if ranks else plan.finished()
@@ -130,7 +134,7 @@ def _main(spec: StageSpec[ConfigT], load_run: Callable[[], Run], arguments: argp
         check_result(plan, finished.metrics)
         say(spec.name, f"finished before: {plan.uri}")
         return 0
-    if arguments.nproc > 1 and not ranks:
+    if arguments.nproc * arguments.nnodes > 1 and not ranks:
         return _torchrun(spec.name, arguments)
     quiet_libraries()
     with importing():
@@ -145,46 +149,77 @@ def run_plan(plan: Plan[Any], run: Run) -> Manifest | None:
     Returns:
         The manifest on the process that writes, None on the other ranks.
     """
-    plan.verify_inputs()
     main_process = int(os.environ.get("RANK", "0")) == 0
     out = plan.store.scratch() if main_process else Path(tempfile.mkdtemp(prefix="rlhf-rank-"))
-    work = Path(plan.store.root) / "work" / plan.spec.name / plan.key / os.environ.get("RLHF_RUN_ID", "by-hand")
+    prefix = f"{_work_of_key(plan)}/{os.environ.get('RLHF_RUN_ID', 'by-hand')}"
     try:
-        result = run(Job(plan, out, work))
-        check_result(plan, result.metrics)
-        if not main_process:
-            return None
-        manifest = Manifest(
-            kind=result.kind,
-            stage=plan.spec.name,
-            key=plan.key,
-            files=list_files(out),
-            parents=plan.parents(),
-            config=plan.config.for_key(),
-            seed=plan.seed,
-            metrics=result.metrics,
-            versions=package_versions(),
-            tokenizer=result.tokenizer,
-        )
-        manifest = commit(plan.store, plan.prefix, out, manifest)
-        _clear_checkpoints(work)
+        with (
+            plan.store.work(prefix, writes=main_process) as work,
+            _signs_of_life(work, plan.spec.name, writes=main_process),
+        ):
+            plan.verify_inputs()
+            result = run(Job(plan, out, work))
+            check_result(plan, result.metrics)
+            if not main_process:
+                return None
+            manifest = commit(plan.store, plan.prefix, out, _manifest(plan, result, out))
+        _clear_checkpoints(plan)
         say(plan.spec.name, f"finished: {plan.uri}")
         return manifest
     finally:
         shutil.rmtree(out, ignore_errors=True)
 
 
-def _clear_checkpoints(work: Path) -> None:
+@contextmanager
+def _signs_of_life(work: Path, stage: str, *, writes: bool) -> Iterator[None]:
+    """Keeps heartbeat and log of a block in a work folder, and how the block failed."""
+    if not writes:
+        yield
+        return
+    heartbeat.start(work)
+    keep_log(work / LOG)
+    try:
+        yield
+    except RlhfError as error:
+        note(stage, f"✗ {error}")
+        raise
+    finally:
+        keep_log(None)
+        heartbeat.stop()
+
+
+def _work_of_key(plan: Plan[Any]) -> str:
+    return f"work/{plan.spec.name}/{plan.key}"
+
+
+def _manifest(plan: Plan[Any], result: Result, out: Path) -> Manifest:
+    return Manifest(
+        kind=result.kind,
+        stage=plan.spec.name,
+        key=plan.key,
+        files=list_files(out),
+        parents=plan.parents(),
+        config=plan.config.for_key(),
+        seed=plan.seed,
+        metrics=result.metrics,
+        versions=package_versions(),
+        tokenizer=result.tokenizer,
+    )
+
+
+def _clear_checkpoints(plan: Plan[Any]) -> None:
     """Removes what any run has left of this key's training: its result is there now."""
-    for folder in work.parent.glob("*/checkpoints"):
-        shutil.rmtree(folder, ignore_errors=True)
+    runs = f"{_work_of_key(plan)}/"
+    paths = (path.removeprefix(runs).split("/") for path in plan.store.files(_work_of_key(plan)))
+    for run in {parts[0] for parts in paths if parts[1:2] == ["checkpoints"]}:
+        plan.store.remove_folder(f"{runs}{run}/checkpoints")
 
 
 def _torchrun(stage: str, arguments: argparse.Namespace) -> int:
     """Starts torchrun on this command and raises the worst rank's error instead of torchrun's constant exit code 1."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [sys.executable, "-m", "torch.distributed.run", *_rendezvous(stage, arguments.nnodes)]
     command += [f"--nproc-per-node={arguments.nproc}", "-m", f"components.{stage}"]
-    command += ["--config", str(arguments.config), "--output", arguments.output]
+    command += ["--config", arguments.config, "--output", arguments.output]
     for name, uri in arguments.input:
         command += ["--input", f"{name}={uri}"]
     for override in arguments.set:
@@ -203,6 +238,22 @@ def _torchrun(stage: str, arguments: argparse.Namespace) -> int:
     if not errors:
         raise RetryableError("a training process was killed", where=stage, hint="use smaller batches, or try again")
     raise error_from_dict(min(errors, key=lambda fields: _TELLING.index(fields["code"])))
+
+
+def _rendezvous(stage: str, nnodes: int) -> list[str]:
+    """How torchrun finds the other nodes: by what the training operator, or whoever starts the nodes, has set.
+
+    Here `RANK` is the number of the node, as the operator counts; torchrun gives its processes theirs.
+    """
+    if nnodes == 1:
+        return ["--standalone"]
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT", "RANK") if name not in os.environ]
+    if missing:
+        raise UserError(
+            f"{', '.join(missing)} not set", where=f"{stage} --nnodes {nnodes}", hint="set them as torchrun asks"
+        )
+    master = [f"--master-addr={os.environ['MASTER_ADDR']}", f"--master-port={os.environ['MASTER_PORT']}"]
+    return [f"--nnodes={nnodes}", f"--node-rank={os.environ['RANK']}", *master]
 
 
 def _fail(error: RlhfError) -> int:
@@ -231,13 +282,18 @@ def _parser(spec: StageSpec[Any]) -> argparse.ArgumentParser:
         description=(spec.config.__doc__ or "").strip().splitlines()[0],
         epilog="exit codes: 0 done, 2 configuration or data, 3 input missing or altered, 75 try again, 1 a bug",
     )
-    parser.add_argument("--config", type=Path, required=True, help="the run's YAML; this stage reads its own section")
+    parser.add_argument(
+        "--config", metavar="URI", required=True, help="the run's YAML; this stage reads its own section"
+    )
     parser.add_argument(
         "--input", type=input_pair, action="append", default=[], metavar="NAME=URI", help=f"inputs: {names or 'none'}"
     )
     parser.add_argument("--output", required=True, metavar="URI", help="store root, or the full URI of the artifact")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="e.g. sft.learning_rate=1e-4")
     parser.add_argument("--nproc", type=int, default=1, help="processes on this machine, started with torchrun")
+    parser.add_argument(
+        "--nnodes", type=int, default=1, help="machines that train together, each with --nproc processes"
+    )
     return parser
 
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from components.common import distributed
+from components.common import distributed, heartbeat
 from components.common.device import DevicePolicy
 from components.data.table import TokenTable
 
@@ -165,6 +165,7 @@ def likelihood(
     with evaluating(model), autocast(policy):
         mine = distributed.shard(batches_by_length([len(table.ids(i)) for i in sequences], max_tokens))
         for batch in mine:
+            heartbeat.beat()
             for logits, labels, _ in _label_logits(model, table, [sequences[i] for i in batch], policy):
                 totals[0] += nn.functional.cross_entropy(logits, labels, reduction="sum").double()
                 totals[1] += len(labels)
@@ -187,6 +188,7 @@ def sequence_log_probs(model: Any, table: TokenTable, policy: DevicePolicy, max_
     results: list[tuple[int, float]] = []
     with evaluating(model), autocast(policy):
         for batch in distributed.shard(batches_by_length(table.lengths.tolist(), max_tokens)):
+            heartbeat.beat()
             sums = np.zeros(len(batch))
             for logits, labels, rows in _label_logits(model, table, batch, policy):
                 nll = nn.functional.cross_entropy(logits, labels, reduction="none")
@@ -232,6 +234,7 @@ def score_sequences(
     results: list[tuple[int, float]] = []
     with torch.inference_mode(), autocast(policy):
         for batch in distributed.shard(batches):
+            heartbeat.beat()
             ids, mask = pad([rows[i] for i in batch], 0, policy.device)
             results += zip(batch, score(ids, mask).float().tolist(), strict=True)
     scores = dict(distributed.gather(results))

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from components.common import distributed
+from components.common import distributed, heartbeat
 from components.common.device import DevicePolicy
 from components.common.evaluation import autocast, backbone, batches_by_length, evaluating, head_logits
 
@@ -117,7 +117,8 @@ def _decode(
 
     device = policy.device
     ids, mask = left_pad(prompts, device)
-    cache = roomy_cache(backbone(model).config, room=sampling.max_new_tokens - 1)
+    transformer = backbone(model)
+    cache = roomy_cache(transformer.config, room=sampling.max_new_tokens - 1)
     uniform = [_uniform_numbers(sampling, key) for key in keys]
     limits = [sampling.limit(prompt) for prompt in prompts]
     alive = list(range(len(prompts)))
@@ -125,7 +126,8 @@ def _decode(
     position = mask.sum(1, keepdim=True) - 1
     step_ids, step_position = ids, (mask.cumsum(1) - 1).clamp(min=0)
     for index in range(sampling.max_new_tokens):
-        out = backbone(model)(
+        heartbeat.beat()
+        out = transformer(
             input_ids=step_ids,
             attention_mask=mask,
             position_ids=step_position,

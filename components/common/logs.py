@@ -11,8 +11,27 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
+from components.common import heartbeat
+
+LOG = "log.txt"
 MARK = "\x1e"  # `rlhf run` sets RLHF_MARK_LINES and so tells our lines from those of the libraries around us
+
+_log: Path | None = None
+
+
+def keep_log(path: Path | None) -> None:
+    """From now on what is said is also added to a file, with the time; None ends that."""
+    global _log
+    _log = path
+
+
+def note(stage: str, message: str) -> None:
+    """Adds a line to the kept log, and prints nothing."""
+    if _log is not None:
+        with _log.open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {stage} {message}\n")
 
 
 def say(stage: str, message: str, **fields: object) -> None:
@@ -25,6 +44,8 @@ def say(stage: str, message: str, **fields: object) -> None:
     """
     if int(os.environ.get("RANK", "0")) != 0:
         return
+    heartbeat.beat()
+    note(stage, message)
     if os.environ.get("RLHF_LOG_FORMAT") == "json":
         line = json.dumps({"ts": round(time.time(), 3), "stage": stage, "message": message, **fields})
     else:
@@ -56,6 +77,7 @@ class Progress:
             values: What to show, in this order: means over the steps since the last line, but the last learning rate.
             tokens: Tokens that this process handled since it began.
         """
+        heartbeat.beat(step)
         self._since.append(values)
         last = step == self._total
         if not self._bar and step % self._every and not last:

@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic
 
@@ -23,13 +24,13 @@ from components.common.artifacts import (
     list_files,
     read_manifest,
     stage_key,
-    verify,
 )
 from components.common.config import ConfigT, check_sections, validate
 from components.common.errors import InputError, UserError
-from components.common.store import Store, local_path, open_store
+from components.common.store import Store, fetch_uri, is_s3, open_store
 
-STAGES = ("source", "base", "data", "pretrain", "sft", "reward", "rl", "dpo", "merge", "evaluate")
+UPLOAD = "upload"  # what people put into a store, by hand
+STAGES = ("source", UPLOAD, "base", "data", "pretrain", "sft", "reward", "rl", "dpo", "merge", "evaluate")
 _ARTIFACT_URI = re.compile(
     rf"(?:(?P<root>.*?)/)?(?P<prefix>artifacts/(?:{'|'.join(STAGES)})(?:-[a-z]+)?/[\w.-]+)(?:/(?P<below>.+))?"
 )
@@ -129,8 +130,7 @@ class Plan(Generic[ConfigT]):
             InputError: Naming the first file that differs.
         """
         for artifact in self.inputs.values():
-            if artifact.manifest:
-                verify(artifact.folder, artifact.manifest)
+            artifact.verify()
         self._check_tokenizers()
 
     def _check_tokenizers(self) -> None:
@@ -244,21 +244,39 @@ def split_uri(uri: str) -> tuple[str, str, str]:
 def find_input(name: str, uri: str, kinds: tuple[Kind, ...]) -> Artifact:
     """Finds an input: an artifact, or a plain Hugging Face folder, which is then known by its content.
 
+    Of an artifact only the manifest is read; its files are fetched when its `folder` is first looked at.
+
     Raises:
         InputError: There is nothing of an accepted kind.
     """
     root, prefix, below = split_uri(uri)
-    if prefix and not below:
-        store = open_store(root)
-        manifest = read_manifest(store, prefix)
-        artifact = Artifact(f"{store.root}/{prefix}", store.fetch(prefix), manifest.digest, manifest.kind, manifest)
-    else:
-        artifact = _plain_folder(name, uri)
+    artifact = _find_artifact(open_store(root), prefix) if prefix and not below else _plain_folder(name, uri)
     if artifact.kind not in kinds:
         raise InputError(
             f"is of kind {artifact.kind}, the input {name} takes {' or '.join(kinds)}", where=uri, hint="check the URI"
         )
     return artifact
+
+
+def _find_artifact(store: Store, prefix: str) -> Artifact:
+    manifest = read_manifest(store, prefix)
+    found = Artifact(
+        f"{store.root}/{prefix}",
+        partial(store.fetch, prefix),
+        manifest.digest,
+        manifest.kind,
+        manifest,
+        store.verifies,
+    )
+    if manifest.stage != UPLOAD:
+        return found
+
+    def verified() -> Path:
+        found.verify()
+        return found.folder
+
+    # A folder that was put into the store is what it was before: plain, and known by its content.
+    return Artifact(found.uri, verified, content_digest(manifest.files), found.kind, verified=True)
 
 
 def _check_maker(name: str, artifact: Artifact, wanted: str) -> None:
@@ -271,19 +289,26 @@ def _check_maker(name: str, artifact: Artifact, wanted: str) -> None:
 
 
 def _plain_folder(name: str, uri: str) -> Artifact:
-    folder = local_path(uri).absolute()
-    if (folder / "adapter_config.json").is_file():
-        kind: Kind = "adapter"
-    elif (folder / "config.json").is_file():
-        architectures = (folder / "config.json").read_text(encoding="utf-8")
-        kind = "reward_model" if "ForSequenceClassification" in architectures else "model"
-    else:
+    folder = fetch_uri(uri).absolute()
+    kind = plain_kind(folder)
+    if kind is None:
         raise InputError(
             f"input {name}: neither an artifact nor a folder with config.json or adapter_config.json",
             where=uri,
             hint="give an artifact URI or a folder that from_pretrained can read",
         )
-    return Artifact(str(folder), folder, content_digest(list_files(folder)), kind)
+    named = uri.rstrip("/") if is_s3(uri) else str(folder)
+    return Artifact(named, folder, content_digest(list_files(folder)), kind)
+
+
+def plain_kind(folder: Path) -> Kind | None:
+    """What a Hugging Face folder holds, None if it is none."""
+    if (folder / "adapter_config.json").is_file():
+        return "adapter"
+    if not (folder / "config.json").is_file():
+        return None
+    architectures = (folder / "config.json").read_text(encoding="utf-8")
+    return "reward_model" if "ForSequenceClassification" in architectures else "model"
 
 
 def content_digest(files: tuple[FileEntry, ...]) -> str:

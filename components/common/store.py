@@ -1,4 +1,4 @@
-"""Where artifacts live: a directory now, S3 through the same five verbs later.
+"""Where artifacts live: a directory, or a bucket behind the same verbs (`components.common.s3`).
 
     <root>/artifacts/<stage>/<key>/     immutable, complete when manifest.json is there
     <root>/work/<stage>/<key>/<run>/    one run's checkpoints, logs, curves
@@ -14,7 +14,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
@@ -24,9 +24,15 @@ MANIFEST = "manifest.json"
 
 
 class Store(Protocol):
-    """What every step needs from storage. Implementations raise `RetryableError` when the storage is out of reach."""
+    """What every step needs from storage. Implementations raise `RetryableError` when the storage is out of reach.
+
+    Attributes:
+        root: The URI that people type.
+        verifies: Whether `fetch` compares an artifact's files with its manifest.
+    """
 
     root: str
+    verifies: bool
 
     def exists(self, path: str) -> bool:
         """Whether a file is there."""
@@ -41,7 +47,11 @@ class Store(Protocol):
         """All files below a folder, sorted, relative to the root."""
 
     def fetch(self, prefix: str) -> Path:
-        """A local folder with the files below `prefix`; a directory store gives its own, without a copy."""
+        """The artifact, other folder or file at `prefix`, to be read here; a directory gives its own, without a copy.
+
+        Raises:
+            InputError: There is nothing, or a file is not what the manifest says, where the store `verifies`.
+        """
 
     def publish(self, folder: Path, prefix: str) -> bool:
         """Moves a finished local folder to `prefix`, its manifest last.
@@ -56,9 +66,25 @@ class Store(Protocol):
     def remove(self, path: str) -> None:
         """Deletes a file; nothing to delete is fine."""
 
+    def remove_folder(self, prefix: str) -> None:
+        """Deletes a folder with all that is in it; nothing to delete is fine."""
+
+    def folder(self, prefix: str) -> AbstractContextManager[Path]:
+        """A local folder to write to. What is in it is in the store while it is open, seconds later at the latest."""
+
+    def work(self, prefix: str, *, writes: bool) -> AbstractContextManager[Path]:
+        """A run's work folder (`work/<stage>/<key>/<run>`), with the newest checkpoint of any run of the same key.
+
+        Args:
+            prefix: Its place in the store.
+            writes: Whether this process is the one that writes it; the others of its machine get the same folder.
+        """
+
 
 class DirectoryStore:
     """A store in a local or shared directory."""
+
+    verifies = False
 
     def __init__(self, root: Path) -> None:
         self.root = str(root.absolute())
@@ -95,10 +121,10 @@ class DirectoryStore:
         return sorted(found)
 
     def fetch(self, prefix: str) -> Path:
-        folder = self._root / prefix
-        if not folder.is_dir():
-            raise InputError("no such folder", where=str(folder))
-        return folder
+        found = self._root / prefix
+        if not found.exists():
+            raise InputError("no such file or folder", where=str(found))
+        return found
 
     def publish(self, folder: Path, prefix: str) -> bool:
         target = self._root / prefix
@@ -133,17 +159,72 @@ class DirectoryStore:
     def remove(self, path: str) -> None:
         (self._root / path).unlink(missing_ok=True)
 
+    def remove_folder(self, prefix: str) -> None:
+        shutil.rmtree(self._root / prefix, ignore_errors=True)
+
+    def folder(self, prefix: str) -> AbstractContextManager[Path]:
+        return nullcontext(self._made(prefix))
+
+    def work(self, prefix: str, *, writes: bool) -> AbstractContextManager[Path]:
+        return nullcontext(self._root / prefix)
+
+    def _made(self, prefix: str) -> Path:
+        target = self._root / prefix
+        with _writing(target):
+            target.mkdir(parents=True, exist_ok=True)
+        return target
+
 
 def open_store(root: str) -> Store:
     """Opens the store that a root names.
 
     Args:
-        root: A directory, absolute or relative, or `file://` and an absolute path.
+        root: A directory, absolute or relative; `file://` and an absolute path; `s3://bucket` or `s3://bucket/prefix`.
 
     Raises:
-        UserError: The scheme is not one we can read.
+        UserError: The scheme is not one we can read, or the environment does not say how to reach the bucket.
     """
+    if is_s3(root):
+        from components.common.s3 import S3Store
+
+        return S3Store(root)
     return DirectoryStore(local_path(root))
+
+
+def is_s3(uri: str) -> bool:
+    """Whether a URI names something in a bucket."""
+    return uri.startswith("s3://")
+
+
+def split_s3(uri: str) -> tuple[str, str]:
+    """Splits `s3://bucket/a/b` into the store that is the whole bucket, `s3://bucket`, and the path `a/b` in it."""
+    bucket, _, path = uri.removeprefix("s3://").partition("/")
+    return f"s3://{bucket}", path.strip("/")
+
+
+def read_uri(uri: str) -> bytes:
+    """Reads a small file, local or in a bucket.
+
+    Raises:
+        InputError: It is not in its bucket.
+        OSError: It cannot be read here.
+    """
+    if is_s3(uri):
+        root, path = split_s3(uri)
+        return open_store(root).read(path)
+    return local_path(uri).read_bytes()
+
+
+def fetch_uri(uri: str) -> Path:
+    """The local path of a file or folder; what is in a bucket is brought here.
+
+    Raises:
+        InputError: There is nothing of that name in the bucket.
+    """
+    if is_s3(uri):
+        root, path = split_s3(uri)
+        return open_store(root).fetch(path)
+    return local_path(uri)
 
 
 def local_path(uri: str) -> Path:
@@ -154,7 +235,7 @@ def local_path(uri: str) -> Path:
     """
     scheme, separator, rest = uri.partition("://")
     if separator and scheme != "file":
-        raise UserError(f"no store for {scheme}://", where=uri, hint="give a directory or file:///…")
+        raise UserError(f"no store for {scheme}://", where=uri, hint="give a directory, file:///… or s3://…")
     try:
         return Path(rest if separator else uri).expanduser()
     except RuntimeError as error:

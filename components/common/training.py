@@ -26,6 +26,9 @@ class TrainingConfig(Config):
 
     enabled: Annotated[bool, Neutral()] = Field(True, description="off: the stage hands its input on")
     lora: LoraSettings | None = Field(LoraSettings(), description="null: train all parameters")
+    adapter: Annotated[str, Neutral()] = Field(
+        "", description="URI of an adapter of this very base to go on from; its rank, scale and targets are kept"
+    )
     load_in_4bit: bool = Field(False, description="QLoRA: keep the frozen weights in NF4; needs the extra qlora")
     learning_rate: float = Field(2e-4, gt=0)
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
@@ -66,6 +69,8 @@ class TrainingConfig(Config):
             raise ValueError("max_steps must be -1 or at least 1")
         if self.load_in_4bit and self.lora is None:
             raise ValueError("load_in_4bit freezes the weights: it needs lora")
+        if self.adapter and self.lora is None:
+            raise ValueError("adapter: none is trained with lora: null")
         if (self.load_best_model_at_end or self.early_stopping_patience) and not self.eval_steps:
             raise ValueError("load_best_model_at_end and early_stopping_patience need eval_steps")
         return self

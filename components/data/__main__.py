@@ -6,7 +6,6 @@ import argparse
 import functools
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from components.common.config import check_sections, merge_configs, parse_overrides, read_config_file, validate
 from components.common.entry import guarded, hide, importing, input_pair, quiet_libraries, run_plan
@@ -28,7 +27,7 @@ def _main(arguments: argparse.Namespace) -> int:
     quiet_libraries(offline=False)
     hide("torch")  # two seconds and half a gigabyte
     config = merge_configs(read_config_file(arguments.config), parse_overrides(arguments.set))
-    where = str(arguments.config)
+    where: str = arguments.config
     check_sections(config, where)
     settings = validate(DataConfig, config.get("data"), "data", where)
     parts = settings.model_dump(mode="json")
@@ -51,7 +50,9 @@ def _main(arguments: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m components.data", description=__doc__)
-    parser.add_argument("--config", type=Path, required=True, help="the run's YAML; this step reads the data section")
+    parser.add_argument(
+        "--config", metavar="URI", required=True, help="the run's YAML; this step reads the data section"
+    )
     parser.add_argument("--input", type=input_pair, action="append", default=[], metavar="NAME=URI", help="model=URI")
     parser.add_argument("--output", required=True, metavar="URI", help="store root")
     parser.add_argument(

@@ -37,6 +37,8 @@ class DpoConfig(TrainingConfig):
     def _check(self) -> DpoConfig:
         if self.lora is None:
             raise ValueError("dpo trains an adapter: its reference is the model with the adapter off")
+        if self.adapter:
+            raise ValueError("adapter: dpo's reference is its model with the adapter off, so merge that one first")
         if self.lora.lora_dropout:
             raise ValueError("lora.lora_dropout must be 0: policy and reference are compared on the same pairs")
         if self.label_smoothing and self.loss_type not in SMOOTHED:

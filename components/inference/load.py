@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from components.common.adapters import load_adapter_weights, read_adapter_config
 from components.common.device import DevicePolicy, device_policy
 from components.common.errors import InputError, UserError
 from components.common.evaluation import evaluating, last_token_scores, score_sequences
 from components.common.models import load_causal_lm, load_reward_model
 from components.inference.source import ModelSource
 from components.reward.parity import load_parity
-from components.rl.roles import load_adapter_weights, read_adapter_config
 
 ADAPTER = "default"
 

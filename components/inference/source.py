@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from components.common.artifacts import Artifact, Kind, check_stands_on, verify
+from components.common.artifacts import Artifact, Kind, check_stands_on
 from components.common.errors import InputError, UserError
 from components.common.stage import find_input, split_uri
 from components.common.tokenizer import prepare_tokenizer, read_tokenizer
@@ -59,7 +59,7 @@ def find_model(uri: str, task: Task, base: str | None = None) -> ModelSource:
     artifact = find_input("model", uri, get_args(Kind))
     if artifact.kind not in ("model", "reward_model", "adapter"):
         raise InputError(f"is no model but of kind {artifact.kind}", where=uri, hint="check the URI")
-    _check_files(artifact)
+    artifact.verify()
     adapter = artifact.kind == "adapter"
     scores = read_adapter(artifact.folder).task_type == "SEQ_CLS" if adapter else artifact.kind == "reward_model"
     if scores and task == "generate":
@@ -106,7 +106,7 @@ def _find_base(adapter: Artifact, given: str | None) -> Artifact:
             error.what, where=uri, hint="give the model that the adapter was trained on as --base"
         ) from error
     check_stands_on(adapter, base)
-    _check_files(base)
+    base.verify()
     return base
 
 
@@ -114,8 +114,3 @@ def _parent_uri(artifact: Artifact, uri: str) -> str:
     """A parent's URI; relative, it lies in the artifact's own store."""
     prefix = split_uri(uri)[1]
     return f"{split_uri(artifact.uri)[0]}/{uri}" if prefix == uri else uri
-
-
-def _check_files(artifact: Artifact) -> None:
-    if artifact.manifest:
-        verify(artifact.folder, artifact.manifest)

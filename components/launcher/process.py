@@ -7,19 +7,17 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from components.common.errors import RetryableError, RlhfError, error_from_dict
+from components.launcher.job import StageJob
 
 
-def run_module(module: str, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
-    """Runs `python -m module` and hands its output on, line by line.
+def run_here(job: StageJob) -> None:
+    """Runs a step with this interpreter and hands its output on, line by line.
 
     Args:
-        module: What to run.
-        arguments: Its command line.
-        environment: Added to this process's own.
+        job: The step; its image and what it asks of a cluster do not matter.
 
     Raises:
         RlhfError: The process failed; the error is its own if it left one.
@@ -29,16 +27,27 @@ def run_module(module: str, arguments: Sequence[str], environment: Mapping[str, 
         variables = {
             **os.environ,
             "PYTHONUNBUFFERED": "1",
-            **environment,
+            "RLHF_RUN_ID": job.run,
+            **_threads(job),
+            **job.environment,
             "RLHF_TERMINATION_LOG": str(termination),
         }
-        status = subprocess.run([sys.executable, "-m", module, *arguments], env=variables, check=False).returncode
+        command = [sys.executable, *job.command[1:]]
+        status = subprocess.run(command, env=variables, check=False).returncode
         if status == 0:
             return
         if termination.exists():
             raise error_from_dict(json.loads(termination.read_text(encoding="utf-8")))
     if status in (-15, 128 + 15):
-        raise RetryableError("was told to stop", where=module, hint="run the same command again to go on")
+        raise RetryableError("was told to stop", where=job.module, hint="run the same command again to go on")
     if status in (-9, 128 + 9):
-        raise RetryableError("was killed, most likely for lack of memory", where=module, hint="use smaller batches")
-    raise RlhfError(f"ended with exit code {status}", where=module, hint="see its output above")
+        raise RetryableError("was killed, most likely for lack of memory", where=job.module, hint="use smaller batches")
+    raise RlhfError(f"ended with exit code {status}", where=job.module, hint="see its output above")
+
+
+def _threads(job: StageJob) -> dict[str, str]:
+    """Threads of each process: as configured, else as the environment says, else a fair share of our cores."""
+    if job.config.omp_num_threads is None and "OMP_NUM_THREADS" in os.environ:
+        return {}
+    cores = len(os.sched_getaffinity(0))
+    return {"OMP_NUM_THREADS": str(job.config.omp_num_threads or max(1, cores // job.processes))}

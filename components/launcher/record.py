@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from components.common.errors import RlhfError, error_from_dict
+from components.common.errors import RlhfError, UserError, error_from_dict
 from components.common.logs import say
 from components.common.store import Store, open_store
 
@@ -39,6 +40,23 @@ class StepRecord:
     uri: str = ""
     made_in: float = 0.0
     error: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run was started.
+
+    Attributes:
+        on: local or kubernetes.
+        host: The machine that drives it.
+        pid: The process that drives it.
+        namespace: Of its jobs.
+    """
+
+    on: str
+    host: str
+    pid: int
+    namespace: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,8 +93,25 @@ class Run:
         path = self._path(name)
         return StepRecord(**json.loads(self.store.read(path))) if self.store.exists(path) else None
 
+    def begin(self, place: Place) -> None:
+        """Notes where the run is driven from, for those who ask how it goes or end it."""
+        self.store.write(self._place, json.dumps(asdict(place)).encode())
+
+    def place(self) -> Place | None:
+        """Where the run is driven from; None where Kubeflow Pipelines drives it."""
+        return Place(**json.loads(self.store.read(self._place))) if self.store.exists(self._place) else None
+
+    def cancel(self) -> None:
+        """Marks the run, so that no step of it begins any more."""
+        self.store.write(self._cancelled, json.dumps({"time": time.time()}).encode())
+
+    def is_cancelled(self) -> bool:
+        """Whether the run was cancelled."""
+        return self.store.exists(self._cancelled)
+
     def forget_unfinished(self) -> None:
         """Removes the records of steps that failed or were stopped, so that a new start of the run tries them again."""
+        self.store.remove(self._cancelled)
         for record in self.steps():
             if record.state in ("failed", "running"):
                 self.store.remove(self._path(record.step))
@@ -95,11 +130,14 @@ class Run:
         before = self.step(step)
         if before and before.state == "failed" and before.error.get("code") != 75:
             error = error_from_dict(before.error)
-            say(step, f"failed before in this run: {error}")
+            if "KFP_POD_NAME" in os.environ:  # this pod's log would say nothing else
+                say(step, f"failed before in this run: {error}")
             raise SystemExit(error.code)
         recorder = Recorder(self, StepRecord(step, stage, "running", time.time()))
         self.write(recorder.record)
         try:
+            if self.is_cancelled():
+                raise UserError("the run was cancelled", where=step, hint=f"`rlhf run --run-id {self.run_id}` goes on")
             yield recorder
         except RlhfError as error:
             recorder.close("failed", error=error.to_dict())
@@ -109,6 +147,14 @@ class Run:
             fields = RlhfError(f"{type(error).__name__}: {error}", where=step).to_dict()
             recorder.close("failed", error={**fields, "code": 75 if isinstance(error, SystemExit) else 1})
             raise
+
+    @property
+    def _place(self) -> str:
+        return f"runs/{self.run_id}/place.json"
+
+    @property
+    def _cancelled(self) -> str:
+        return f"runs/{self.run_id}/cancelled.json"
 
     def _path(self, step: str) -> str:
         return f"runs/{self.run_id}/steps/{step}.json"

@@ -12,21 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from components.common.artifacts import Manifest, find_manifest
-from components.common.config import load_yaml
-from components.common.errors import UserError
-from components.common.flows import TRAINING_STAGES
+from components.common.errors import RlhfError, UserError
 from components.common.gate import check_result
 from components.common.logs import say
 from components.common.stage import Plan, StageSpec, find_input, make_plan
 from components.common.store import open_store
 from components.launcher.config import LauncherConfig
 from components.launcher.inputs import missing_inputs, usable_inputs
-from components.launcher.process import run_module
+from components.launcher.job import stage_job
+from components.launcher.planned import job_of, launcher_config, run_settings
 from components.launcher.record import Recorder, Run
+from components.launcher.run import run_job, runs_on_cluster
 from components.launcher.summary import headline
 from components.prepare.resolve import Request, resolve
-
-GPU_STAGES = (*TRAINING_STAGES, "evaluate")
 
 
 @dataclass(frozen=True)
@@ -84,12 +82,8 @@ def prepare(**parameters: Any) -> tuple[str, str]:
     with run.recording("prepare", "prepare") as recorder:
         launcher = resolve(Request(**parameters)).launcher
         arguments = [f"--{name}={value}" for name, value in parameters.items()]
-        run_module(
-            "components.prepare",
-            ["--output", run.store.root, "--run-id", run.run_id, *arguments],
-            _threads(launcher, processes=1),
-        )
-        base = str(_config(run)["model"]["source"])
+        _run_step(run, "prepare", ["--output", run.store.root, "--run-id", run.run_id, *arguments], launcher)
+        base = str(run_settings(run)["model"]["source"])
         recorder.close("done", uri=base)
         say("prepare", f"✓ {_duration(recorder)}")
     return run.config_uri, base
@@ -105,7 +99,7 @@ def data(config: str, model: str) -> dict[str, str]:
     from components.data.sources import with_digests
 
     run = Run.of_config(config)
-    settings = _config(run)
+    settings = run_settings(run)
     with run.recording("data", "data") as recorder:
         wanted = [task for task in wanted_parts(settings) if settings["data"][task]["sources"]]
         parts = {**settings, "data": {task: with_digests(settings["data"][task]) for task in wanted}}
@@ -114,7 +108,8 @@ def data(config: str, model: str) -> dict[str, str]:
         reused = all(plan.finished() for plan in plans.values())
         if not reused:
             arguments = ["--config", config, "--output", run.store.root, "--input", f"model={model}"]
-            run_module("components.data", [*arguments, *(f"--task={task}" for task in wanted)], {})
+            arguments += [f"--task={task}" for task in wanted]
+            _run_step(run, "data", arguments, launcher_config(settings), output=plans[wanted[-1]].uri)
         uris: dict[str, str] = {task: plan.uri for task, plan in plans.items()}
         recorder.close("reused" if reused else "done", uri=" ".join(uris.values()))
         say("data", f"✓ {_duration(recorder)}")
@@ -130,13 +125,15 @@ def stage(name: str, config: str, inputs: Mapping[str, str]) -> Finished:
         inputs: URI of each input; an empty one is left out.
     """
     run = Run.of_config(config)
-    settings = _config(run)
+    settings = run_settings(run)
     with run.recording(name, name) as recorder:
         if not settings[name].get("enabled", True):
             recorder.close("off", uri=inputs["model"])
             say(name, "✓ off")
             return Finished(inputs["model"])
-        return _run(name, name, run, settings, inputs, recorder)
+        # Not an edge of the pipeline: it comes from outside the run, and its digest is part of the key as any input's.
+        adapter = settings[name].get("adapter") or ""
+        return _run(name, name, run, settings, {**inputs, "adapter": adapter} if adapter else inputs, recorder)
 
 
 def merge(config: str, base: str, adapter: str, of: str) -> Finished:
@@ -155,7 +152,7 @@ def merge(config: str, base: str, adapter: str, of: str) -> Finished:
             recorder.close("off", uri=adapter)
             say(step, "✓ nothing to merge")
             return Finished(adapter)
-        return _run("merge", step, run, _config(run), {"base": base, "adapter": adapter}, recorder)
+        return _run("merge", step, run, run_settings(run), {"base": base, "adapter": adapter}, recorder)
 
 
 def report(config: str, page: str = "") -> str:
@@ -170,7 +167,7 @@ def report(config: str, page: str = "") -> str:
     """
     run = Run.of_config(config)
     with run.recording("report", "report") as recorder:
-        run_module("components.report", ["--config", config], {})
+        _run_step(run, "report", ["--config", config], launcher_config(run_settings(run)))
         uri = f"{run.store.root}/runs/{run.run_id}/report/index.html"
         if page:
             Path(page).parent.mkdir(parents=True, exist_ok=True)
@@ -199,15 +196,11 @@ def _run(
         recorder.close("reused", uri=plan.uri, made_in=made.get("seconds", 0.0))
         say(step, f"✓ reused: {headline(name, manifest.metrics)}")
         return _finished(plan, manifest)
-    launcher = LauncherConfig.model_validate(settings.get("launcher") or {})
-    processes = launcher.nproc_per_node if name in GPU_STAGES else 1
-    arguments = ["--config", run.config_uri, "--output", plan.uri, "--nproc", str(processes)]
-    for input_name, uri in given.items():
-        arguments += ["--input", f"{input_name}={uri}"]
     began = time.time()
-    run_module(f"components.{name}", arguments, {"RLHF_RUN_ID": run.run_id, **_threads(launcher, processes)})
+    run_job(job_of(run, plan, given, launcher_config(settings), step))
     manifest = find_manifest(plan.store, plan.prefix)
-    assert manifest is not None, f"{name} ended well without committing {plan.uri}"
+    if manifest is None:
+        raise RlhfError(f"ended well, but there is no result at {plan.uri}", where=step, hint="run the same again")
     run.store.write(made_path, json.dumps({"seconds": round(time.time() - began, 3), "run": run.run_id}).encode())
     recorder.close("done", uri=plan.uri)
     say(step, f"✓ {_duration(recorder)} {headline(name, manifest.metrics)}")
@@ -225,22 +218,15 @@ def _environment(name: str) -> str:
     return os.environ[name]
 
 
-def _threads(launcher: LauncherConfig, processes: int) -> dict[str, str]:
-    """Threads of each process: as configured, else as the environment says, else a fair share of our cores."""
-    if launcher.omp_num_threads is None and "OMP_NUM_THREADS" in os.environ:
-        return {}
-    cores = len(os.sched_getaffinity(0))
-    return {"OMP_NUM_THREADS": str(launcher.omp_num_threads or max(1, cores // processes))}
+def _run_step(run: Run, name: str, arguments: list[str], launcher: LauncherConfig, *, output: str = "") -> None:
+    """Runs a step that is no stage."""
+    cluster = runs_on_cluster(name)
+    run_job(stage_job(run.run_id, name, "", arguments, run.store.root, launcher, cluster=cluster, output=output))
 
 
 def _finished(plan: Plan[Any], manifest: Manifest) -> Finished:
     metadata = {"kind": manifest.kind, "stage": manifest.stage, "key": manifest.key, "digest": manifest.digest}
     return Finished(plan.uri, manifest.metrics, metadata)
-
-
-def _config(run: Run) -> dict[str, Any]:
-    path = f"runs/{run.run_id}/config.yaml"
-    return load_yaml(run.store.read(path).decode(), f"{run.store.root}/{path}")
 
 
 def _duration(recorder: Recorder) -> str:

@@ -14,14 +14,14 @@ import yaml
 
 from components.common.entry import guarded, quiet_libraries, run_plan
 from components.common.errors import UserError
-from components.common.flows import DEFAULT_FLOW, FLOWS
+from components.common.flows import DEFAULT_FLOW, FLOWS, TRAINING_STAGES
 from components.common.functions import code_digest
 from components.common.logs import say
-from components.common.stage import Plan, make_plan
+from components.common.stage import Plan, find_input, make_plan
 from components.common.store import open_store
 from components.data.config import READERS, wanted_parts
 from components.data.records import TASKS
-from components.data.sources import with_digests
+from components.data.sources import names_below, with_digests
 from components.prepare.config import BASE, SOURCES, RunConfig
 from components.prepare.resolve import Request, resolve
 
@@ -48,6 +48,7 @@ def _main(arguments: argparse.Namespace) -> int:
     check_functions(config)
     quiet_libraries(offline=False)
     fields = config.model_dump(mode="json")
+    find_adapters(fields)
     fields["data"] = bring_sources(config, fields, arguments.output)
     check_sources(config, fields["data"])
     warn_of_leaks(fields["data"])
@@ -73,8 +74,9 @@ def bring_sources(config: RunConfig, fields: dict[str, Any], output: str) -> dic
         data["builder"] = {**data["builder"], "versions": _versions(config.data.builder.packages)}
         plan = make_plan(SOURCES, {"seed": config.seed, "data": data}, "configuration", {}, output)
         _make(plan, "components.prepare.sources")
+        made = names_below(plan.uri)
         for task in missing:
-            if (plan.store.fetch(plan.prefix) / task).exists():
+            if task in made:
                 data[task] = {**data[task], "sources": [{"path": f"{plan.uri}/{task}"}]}
         fields["sources"] = plan.uri
     for task in TASKS:
@@ -95,6 +97,17 @@ def check_functions(config: RunConfig) -> None:
         paths += [config.rl.solve_rate.function] if config.rl.solve_rate else []
     for path in paths:
         code_digest(path)
+
+
+def find_adapters(fields: dict[str, Any]) -> None:
+    """Puts the full URI of every adapter that a stage is to go on from into the resolved configuration.
+
+    Raises:
+        InputError: One is not there, or is something else.
+    """
+    for stage in TRAINING_STAGES:
+        if fields[stage].get("adapter"):
+            fields[stage]["adapter"] = find_input(f"{stage}.adapter", fields[stage]["adapter"], ("adapter",)).uri
 
 
 def check_sources(config: RunConfig, data: dict[str, Any]) -> None:

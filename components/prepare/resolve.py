@@ -16,8 +16,9 @@ from components.common.config import (
 )
 from components.common.errors import UserError
 from components.common.flows import DEFAULT_FLOW, TRAINING_STAGES, flow_stages
-from components.common.store import local_path
+from components.common.store import is_s3, local_path
 from components.data.records import TASKS
+from components.data.sources import names_below
 from components.prepare.config import RunConfig
 
 
@@ -26,7 +27,7 @@ class Request:
     """What a person asked for: the parameters of the pipeline.
 
     Attributes:
-        preset: Name of a preset, or a path.
+        preset: Name of a preset, or a path, or YAML text.
         config: YAML text, or a path.
         overrides: Lines `section.field=value`.
         model: The base model, if not the preset's.
@@ -66,13 +67,15 @@ def resolve(request: Request) -> RunConfig:
 
 
 def read_preset(name: str) -> dict[str, Any]:
-    """Reads a preset by name, or a file by path.
+    """Reads a preset by name, or a file by path, or YAML text.
 
     Raises:
         UserError: There is no such preset.
     """
+    if "\n" in name:
+        return load_yaml(name, "preset")
     if "/" in name or name.endswith((".yaml", ".yml")):
-        return read_config_file(local_path(name))
+        return read_config_file(name)
     folder = resources.files("pipelines.presets")
     found = folder / f"{name}.yaml"
     if not found.is_file():
@@ -99,8 +102,8 @@ def _refuse_idle(overrides: Mapping[str, Any], stages: Sequence[str], pipeline: 
 
 def _read_config(config: str) -> dict[str, Any]:
     """Reads YAML text or a file; text has a colon and is no file's name."""
-    if "\n" not in config and len(config) < 1000 and local_path(config).is_file():
-        return read_config_file(local_path(config))
+    if "\n" not in config and len(config) < 1000 and (is_s3(config) or local_path(config).is_file()):
+        return read_config_file(config)
     if ":" in config and not config.startswith(("/", ".", "file://")):
         return load_yaml(config, "config")
     raise UserError("no such file", where=config, hint="give YAML text or the path of a YAML file")
@@ -112,10 +115,13 @@ def _lines(overrides: str) -> Sequence[str]:
 
 def _data_folder(data: str) -> dict[str, Any]:
     """Finds each stage's sources below a folder by name: `sft/`, `sft.jsonl` and the like."""
-    folder = local_path(data)
-    if not folder.is_dir():
-        raise UserError("no such folder", where=data, hint=f"give a folder with {', '.join(TASKS)} files or folders")
-    found = {task: sorted(str(path) for path in folder.iterdir() if path.name.split(".")[0] == task) for task in TASKS}
+    names = names_below(data)
+    if not names:
+        raise UserError(
+            "no such folder, or it is empty", where=data, hint=f"give a folder with {', '.join(TASKS)} files or folders"
+        )
+    place = data.rstrip("/") if "://" in data else str(local_path(data))
+    found = {task: [f"{place}/{name}" for name in names if name.split(".")[0] == task] for task in TASKS}
     if not any(found.values()):
         raise UserError(
             "holds no data by name", where=data, hint=f"name its files or folders {', '.join(TASKS)}, e.g. sft.jsonl"

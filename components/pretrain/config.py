@@ -22,7 +22,11 @@ SPEC = StageSpec(
     name="pretrain",
     result_version=1,
     config=PretrainConfig,
-    inputs={"model": InputSpec(("model",)), "dataset": InputSpec(("dataset",), made_by="data-pretrain")},
+    inputs={
+        "model": InputSpec(("model",)),
+        "dataset": InputSpec(("dataset",), made_by="data-pretrain"),
+        "adapter": InputSpec(("adapter",), required=False),
+    },
     main_metric="perplexity",
     higher_is_better=False,
 )

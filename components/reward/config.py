@@ -33,6 +33,10 @@ SPEC = StageSpec(
     name="reward",
     result_version=1,
     config=RewardConfig,
-    inputs={"model": InputSpec(("model",)), "dataset": InputSpec(("dataset",), made_by="data-reward")},
+    inputs={
+        "model": InputSpec(("model",)),
+        "dataset": InputSpec(("dataset",), made_by="data-reward"),
+        "adapter": InputSpec(("adapter",), required=False),
+    },
     main_metric="accuracy",
 )

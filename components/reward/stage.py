@@ -14,6 +14,7 @@ from trl import RewardConfig as TrlRewardConfig
 from trl import RewardTrainer
 
 from components.common import distributed
+from components.common.adapters import add_adapter
 from components.common.causal import CausalLM, Sample
 from components.common.curves import copy_curves
 from components.common.device import device_policy
@@ -60,15 +61,13 @@ def load_data(job: Job[RewardConfig]) -> Data:
 
 def build_model(job: Job[RewardConfig]) -> CausalLM:
     """Puts an adapter and a score head that starts at zero on the model's backbone."""
-    from peft import get_peft_model
-
     policy = device_policy()
     distributed.start(policy.device)
     seed_everything(job.seed)
     tokenizer = load_tokenizer(job.folder("model"))
     base = load_reward_base(job.folder("model"), policy, tokenizer.pad_token_id, load_in_4bit=job.config.load_in_4bit)
     assert job.config.lora is not None  # RewardConfig refuses null
-    model = get_peft_model(base, lora_config(base, job.config.lora, "SEQ_CLS"))
+    model = add_adapter(job, base, lora_config(base, job.config.lora, "SEQ_CLS"))
     float32_trainables(model)
     return CausalLM(model, tokenizer, policy)
 

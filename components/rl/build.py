@@ -10,17 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from components.common import distributed
+from components.common.adapters import load_adapter_weights, read_adapter_config
 from components.common.device import DevicePolicy, device_policy
 from components.common.errors import InputError
 from components.common.evaluation import score_sequences
 from components.common.logs import say
+from components.common.lora import speed_up_lora
 from components.common.models import float32_trainables, load_causal_lm, load_reward_model, lora_config
 from components.common.stage import Job
 from components.common.tokenizer import load_tokenizer, tokenizer_identity
 from components.common.trainer import seed_everything
 from components.reward.parity import load_parity
 from components.rl.config import RlConfig
-from components.rl.roles import Roles, load_adapter_weights, read_adapter_config
+from components.rl.roles import Roles
 from components.rl.text_reward import TextReward
 
 
@@ -130,11 +132,12 @@ def _critic(job: Job[RlConfig], model: Any, fresh: Any, head: Tensor, reward_ada
 
 
 def _prepare(model: Any, *, activation_checkpointing: bool) -> None:
-    """No dropout in any role, float32 adapters."""
+    """No dropout in any role, float32 adapters, which compute in few passes."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     float32_trainables(model)
+    speed_up_lora(model)
     model.train(activation_checkpointing)  # transformers checkpoints activations in training mode only
     if activation_checkpointing:
         model.gradient_checkpointing_enable()

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from components.common import distributed
+from components.common import distributed, heartbeat
 from components.rl import ppo
 from components.rl.advantages import advantages_and_returns
 from components.rl.config import RlConfig
@@ -134,7 +134,7 @@ def token_values(
     rollout: Rollout,
     pieces: Sequence[list[int]],
     role: Role,
-    compute: Callable[[Tensor, Tensor, Tensor], Tensor],
+    compute: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
     """Computes one number for each written token, in one role.
 
@@ -152,7 +152,9 @@ def token_values(
     results = torch.zeros_like(rollout.mask)
     with torch.inference_mode(), roles.use(role):
         for rows in pieces:
-            flat = compute(*rollout.batch(rows, device)).float().cpu()
+            heartbeat.beat()
+            ids, _, written = rollout.batch(rows, device)
+            flat = compute(ids, written).float().cpu()
             part = torch.zeros(len(rows), rollout.mask.shape[1])
             part[rollout.mask[rows].bool()] = flat
             results[rows] = part

@@ -6,18 +6,14 @@ passes must be over before another is entered, which `Roles.use` enforces.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from components.common.device import DevicePolicy
-from components.common.errors import InputError
 from components.common.evaluation import autocast, backbone, head_logits, last_token_scores
 from components.rl.text_reward import TextReward
 
@@ -97,26 +93,25 @@ class Roles:
         own = [parameter for name, parameter in self.model.named_parameters() if mark in name]
         return own + list(self.value_head.parameters()) if role == "critic" and self.value_head is not None else own
 
-    def logprobs(self, ids: Tensor, mask: Tensor, written: Tensor) -> Tensor:
+    def logprobs(self, ids: Tensor, written: Tensor) -> Tensor:
         """Log-probabilities of the written tokens under the active role.
 
         Args:
             ids: Right-padded token ids, shape (rows, width).
-            mask: Attention mask, shape (rows, width).
             written: Which tokens the policy wrote, boolean, shape (rows, width).
 
         Returns:
             Shape (written tokens,), row after row. The head sees no other position.
         """
-        hidden = self._hidden(self.model, ids, mask)[:, :-1][written[:, 1:]]
+        hidden = self._hidden(ids)[:, :-1][written[:, 1:]]
         logits = head_logits(self.model, hidden) / self._temperature
         logprobs: Tensor = logits.gather(-1, ids[written][:, None]).squeeze(-1) - logits.logsumexp(-1)
         return logprobs
 
-    def values(self, ids: Tensor, mask: Tensor, written: Tensor) -> Tensor:
+    def values(self, ids: Tensor, written: Tensor) -> Tensor:
         """The active role's value of the state before each written token, shape (written tokens,)."""
         assert self.value_head is not None  # no critic, no values
-        hidden = self._hidden(self.model, ids, mask)[:, :-1][written[:, 1:]]
+        hidden = self._hidden(ids)[:, :-1][written[:, 1:]]
         with torch.autocast(hidden.device.type, enabled=False):
             values: Tensor = self.value_head(hidden.float()).squeeze(-1)
         return values
@@ -126,54 +121,8 @@ class Roles:
         model = self.model if self._separate is None else self._separate
         return last_token_scores(model, ids, mask, self.score_head)
 
-    def _hidden(self, model: Any, ids: Tensor, mask: Tensor) -> Tensor:
-        hidden: Tensor = backbone(model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    def _hidden(self, ids: Tensor) -> Tensor:
+        # No attention mask: padding is on the right, where causal attention does not look. Without one, the fastest
+        # kernels may be used.
+        hidden: Tensor = backbone(self.model)(input_ids=ids, use_cache=False).last_hidden_state
         return hidden
-
-
-def load_adapter_weights(model: Any, folder: Path, adapter: str) -> Tensor | None:
-    """Loads a saved adapter's LoRA weights into an adapter that the model already has.
-
-    PEFT would drop a score head it has no place for, without a word; here every tensor must find its place.
-
-    Args:
-        model: A PEFT model.
-        folder: Holds adapter_model.safetensors.
-        adapter: Name of the adapter to fill.
-
-    Returns:
-        The score head's weight if there is one, float32, shape (1, hidden).
-
-    Raises:
-        InputError: A tensor has no place or the wrong shape.
-    """
-    head = None
-    places = dict(model.named_parameters())
-    unfilled = {name for name in places if f".{adapter}." in name}
-    for name, tensor in load_file(folder / "adapter_model.safetensors").items():
-        if name == "base_model.model.score.weight":
-            head = tensor.float()
-            continue
-        place = name.removesuffix(".weight") + f".{adapter}.weight"
-        target = places.get(place)
-        if target is None or target.shape != tensor.shape:
-            raise InputError(
-                f"tensor {name} of shape {tuple(tensor.shape)} has no place in this model", where=str(folder)
-            )
-        with torch.no_grad():
-            target.copy_(tensor)
-        unfilled.discard(place)
-    if unfilled:
-        raise InputError(f"there are no weights for {min(unfilled)}", where=str(folder))
-    return head
-
-
-def read_adapter_config(folder: Path) -> Any:
-    """PEFT's configuration of a saved adapter, as one for a causal language model without further modules."""
-    from peft import LoraConfig
-
-    fields = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    kept = ("r", "lora_alpha", "use_rslora", "target_modules", "rank_pattern", "alpha_pattern")
-    return LoraConfig(
-        task_type="CAUSAL_LM", lora_dropout=0.0, **{name: fields[name] for name in kept if name in fields}
-    )

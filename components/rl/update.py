@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from components.common import distributed
+from components.common import distributed, heartbeat
 from components.common.errors import UserError
 from components.common.overflow import OverflowWatch
 from components.rl import ppo
@@ -100,10 +100,11 @@ def _policy_gradients(
     penalty = experience.beta if config.algorithm == "grpo" else 0.0
     with roles.use("policy"):
         for piece in pieces:
-            ids, mask, written = experience.rollout.batch(piece, device)
+            heartbeat.beat()
+            ids, _, written = experience.rollout.batch(piece, device)
             known = _flat(experience, piece, experience.logprobs, experience.reference, experience.advantages)
             old, reference, advantages = (values.to(device) for values in known)
-            new = roles.logprobs(ids, mask, written)
+            new = roles.logprobs(ids, written)
             terms = ppo.policy_terms(new, old, advantages, config.cliprange)
             loss = terms.loss + penalty * ppo.kl_k3(reference - new).sum() if penalty else terms.loss
             scaler.scale(loss / tokens).backward()
@@ -125,9 +126,10 @@ def _critic_gradients(
     total = torch.zeros((), device=device)
     with roles.use("critic"):
         for piece in pieces:
-            ids, mask, written = experience.rollout.batch(piece, device)
+            heartbeat.beat()
+            ids, _, written = experience.rollout.batch(piece, device)
             old, returns = (v.to(device) for v in _flat(experience, piece, experience.values, experience.returns))
-            loss = ppo.value_loss(roles.values(ids, mask, written), old, returns, config.cliprange_value)
+            loss = ppo.value_loss(roles.values(ids, written), old, returns, config.cliprange_value)
             scaler.scale(loss / tokens).backward()
             total += loss.detach() / tokens
     return {"value_loss": total}

@@ -19,7 +19,11 @@ SPEC = StageSpec(
     name="sft",
     result_version=1,
     config=SftConfig,
-    inputs={"model": InputSpec(("model",)), "dataset": InputSpec(("dataset",), made_by="data-sft")},
+    inputs={
+        "model": InputSpec(("model",)),
+        "dataset": InputSpec(("dataset",), made_by="data-sft"),
+        "adapter": InputSpec(("adapter",), required=False),
+    },
     main_metric="loss",
     higher_is_better=False,
 )

@@ -7,10 +7,15 @@ import importlib
 import click
 
 _COMMANDS = {
-    "run": ("pipelines.cli.run", "Run a pipeline here, in processes of this machine."),
+    "run": ("pipelines.cli.run", "Run a pipeline, on this machine or on a cluster."),
+    "status": ("pipelines.cli.status", "Say how a run goes, step by step."),
+    "logs": ("pipelines.cli.logs", "Show what the steps of a run print."),
+    "cancel": ("pipelines.cli.cancel", "End a run and its jobs."),
     "submit": ("pipelines.cli.submit", "Start a pipeline on Kubeflow Pipelines."),
     "generate": ("pipelines.cli.generate", "Complete a file of prompts with a model."),
     "score": ("pipelines.cli.score", "Score a file of answers with a reward model."),
+    "put": ("pipelines.cli.put", "Put data or a model into a store."),
+    "get": ("pipelines.cli.get", "Take an artifact, data or a report out of a store."),
     "chat": ("pipelines.cli.chat", "Talk with a model in the terminal."),
 }
 

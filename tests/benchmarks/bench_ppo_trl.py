@@ -1,19 +1,20 @@
 """PPO against TRL 1.12's PPOTrainer, the last there is: steps per CPU second, and the reward reached.
 
-    python tests/benchmarks/bench_ppo_trl.py --folder DIR --output DIR [--steps 40] [--seeds 3]
+    python tests/benchmarks/bench_ppo_trl.py --folder DIR --output DIR [--task stories|medical] [--steps 40] [--seeds 3]
 
-The task is the medical-coding example's (preset tiny-cpu): base, reward model and prompts are made once, by a run of
-the pipeline up to the reward model, and kept in --folder, as is TRL's environment (requirements/trl-ppo.txt; torch and
-what else it needs are this environment's own, so that both run on the same torch).
+Two tasks: `stories`, whose prompts and answers are of all lengths (stories.py), and `medical`, the example of preset
+tiny-cpu, where every prompt has about twenty tokens and every answer about two. Base, reward model and prompts are made
+once, by a run of the pipeline up to the reward model, and kept in --folder, as is TRL's environment
+(requirements/trl-ppo.txt; torch and what else it needs are this environment's own, so that both run on the same torch).
 
 Both contestants get the same base, the same reward model, the same prompts in the same batches, and no reward
 functions, which PPOTrainer does not have. What corresponds to what:
 
     ours                                    TRL
-    rollout_batch_size 128                  per_device_train_batch_size 128 × gradient_accumulation_steps 1
+    rollout_batch_size n                    per_device_train_batch_size n × gradient_accumulation_steps 1
     num_mini_batches 2, num_ppo_epochs 2    the same: 4 optimizer steps a batch (TRL reports how many it made)
-    per_device_train_batch_size 64          a minibatch is computed in one piece by both
-    max_completion_length 6, temperature 1  response_length 6, temperature 1, stop_token eos
+    per_device_train_batch_size n/4         a minibatch of n/2 is computed in one piece, which is TRL's only way
+    max_completion_length, temperature 1    response_length, temperature 1, stop_token eos
     learning_rate, critic_learning_rate     learning_rate, which it has one of; constant; Adam, no weight decay
     beta, gamma, lam, cliprange(_value)     kl_coef, gamma, lam, cliprange(_value)
     missing_eos_penalty 1                   missing_eos_penalty 1
@@ -41,7 +42,7 @@ import statistics
 import subprocess
 import sys
 import sysconfig
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,8 @@ from tests.benchmarks.harness import ROOT, take_turns
 
 CONTESTANTS = ("ours", "TRL", "TRL, whole critic")
 SETTINGS: dict[str, Any] = {
-    "rollout_batch_size": 128,
     "num_mini_batches": 2,
     "num_ppo_epochs": 2,
-    "max_completion_length": 6,
     "temperature": 1.0,
     "learning_rate": 1e-3,
     "beta": 0.05,
@@ -63,36 +62,63 @@ SETTINGS: dict[str, Any] = {
     "cliprange_value": 0.2,
     "missing_eos_penalty": 1.0,
 }
-HELD_OUT = 300
-FUNCTION = "pipelines.examples.medical_coding.rewards:exact_answer"
+HELD_OUT = 200
+
+
+@dataclass(frozen=True)
+class Task:
+    """What both are trained on.
+
+    Attributes:
+        arguments: Of the run that makes base, reward model and prompts.
+        settings: What differs from task to task.
+        right: The function that says whether an answer is right; measured only.
+    """
+
+    arguments: tuple[str, ...]
+    settings: dict[str, int]
+    right: str
+
+
+TASKS = {
+    "stories": Task(
+        ("--preset", str(Path(__file__).parent / "stories.yaml")),
+        {"rollout_batch_size": 64, "max_completion_length": 112},
+        "tests.benchmarks.stories:right_sounds",
+    ),
+    "medical": Task(
+        ("--preset", "tiny-cpu", "rl.enabled=false", "evaluate.num_eval_prompts=8"),
+        {"rollout_batch_size": 128, "max_completion_length": 6},
+        "pipelines.examples.medical_coding.rewards:exact_answer",
+    ),
+}
 REQUIREMENTS = Path(__file__).parent / "requirements" / "trl-ppo.txt"
 PEER = Path(__file__).parent / "trl_ppo.py"
 
 
-def config(steps: int) -> Any:
-    """Our settings."""
+def config(task: dict[str, Any], functions: tuple[str, ...] = ()) -> Any:
+    """Our settings for one run."""
     from components.rl.config import RlConfig
 
     return RlConfig(
-        **SETTINGS,
-        max_steps=steps,
-        critic_learning_rate=SETTINGS["learning_rate"],
+        **{name: task[name] for name in (*SETTINGS, *TASKS["stories"].settings)},
+        max_steps=task["steps"],
+        critic_learning_rate=task["learning_rate"],
         lr_scheduler_type="constant",
-        per_device_train_batch_size=SETTINGS["rollout_batch_size"] // SETTINGS["num_mini_batches"],
+        per_device_train_batch_size=task["rollout_batch_size"] // 4,
         max_grad_norm=1e9,
         num_eval_prompts=HELD_OUT,
         num_samples=1,
-        reward_functions=[{"function": FUNCTION, "weight": 0.0}],
+        reward_functions=[{"function": function, "weight": 0.0} for function in functions],
     )
 
 
-def make_task(folder: Path) -> dict[str, str]:
+def make_task(folder: Path, name: str) -> dict[str, str]:
     """Runs the pipeline up to the merged reward model, unless that is there; says where its results are."""
     from components.launcher.record import Run
 
-    store = folder / "store"
-    arguments = ["run", "--preset", "tiny-cpu", "--seed", "0", "--store", str(store), "--run-id", "task"]
-    arguments += ["rl.enabled=false", "evaluate.num_eval_prompts=8"]
+    store = folder / name / "store"
+    arguments = ["run", *TASKS[name].arguments, "--seed", "0", "--store", str(store), "--run-id", "task"]
     subprocess.run([sys.executable, "-m", "pipelines.cli", *arguments], env=environment(), check=True)
     steps = {record.step: record.uri for record in Run.of_config(f"{store}/runs/task/config.yaml").steps()}
     (prompts,) = (store / "artifacts" / "data-rl").iterdir()
@@ -100,7 +126,8 @@ def make_task(folder: Path) -> dict[str, str]:
         "base": steps["merge-sft"],
         "reward_adapter": steps["reward"],
         "reward_model": steps["merge-reward"],
-        "prompts": str(prompts),
+        "data": str(prompts),
+        "right": TASKS[name].right,
     }
 
 
@@ -133,7 +160,7 @@ def train_ours(task: dict[str, Any]) -> dict[str, Any]:
     from components.rl.rollout import Prompts
     from tests.support import one_base
 
-    settings = config(task["steps"]).model_copy(update={"reward_functions": ()})
+    settings = config(task)
     out = Path(task["output"])
     roles = one_base.load_roles(Path(task["base"]), Path(task["reward_adapter"]), settings, task["seed"], out)
     prompts = Prompts.load(Path(task["data"]) / "train")
@@ -156,16 +183,16 @@ def train_ours(task: dict[str, Any]) -> dict[str, Any]:
 
 def evaluate(task: dict[str, Any]) -> dict[str, float]:
     """Measures a saved policy, or the base, on the held-out prompts."""
+    from components.common.adapters import load_adapter_weights
     from components.common.chat import Chat
     from components.common.tokenizer import load_tokenizer
     from components.rl.experience import Setup
     from components.rl.measure import measure
     from components.rl.rewards import reward_functions
-    from components.rl.roles import load_adapter_weights
     from components.rl.rollout import Prompts
     from tests.support import one_base
 
-    settings = config(task["steps"])
+    settings = config(task, (task["right"],))
     out = Path(task["output"])
     roles = one_base.load_roles(Path(task["base"]), Path(task["reward_adapter"]), settings, 0, out)
     if (out / "adapter_model.safetensors").is_file():
@@ -180,26 +207,26 @@ def evaluate(task: dict[str, Any]) -> dict[str, float]:
     return measure(setup, list(range(len(heldout)))[:HELD_OUT], Chat(tokenizer).end_of_turn_id).metrics()
 
 
-def write_task(folder: Path, made: dict[str, str], contestant: str, seed: int, steps: int) -> Path:
+def write_task(folder: Path, name: str, made: dict[str, str], contestant: str, seed: int, steps: int) -> Path:
     """Writes what one run of one contestant has to do, prompts included."""
     from components.common.chat import Chat
     from components.common.tokenizer import load_tokenizer
     from components.rl.config import RlConfig
     from components.rl.rollout import Prompts, prompt_rows
 
-    out = folder / "runs" / f"{contestant.replace(', ', '-').replace(' ', '-')}-{seed}"
+    settings = {**SETTINGS, **TASKS[name].settings}
+    out = folder / name / "runs" / f"{contestant.replace(', ', '-').replace(' ', '-')}-{seed}"
     out.mkdir(parents=True, exist_ok=True)
     for stale in out.glob("adapter*"):
         stale.unlink()
-    prompts = Prompts.load(Path(made["prompts"]) / "train")
+    prompts = Prompts.load(Path(made["data"]) / "train")
     adapter = json.loads((Path(made["reward_adapter"]) / "adapter_config.json").read_text(encoding="utf-8"))
-    rows = [prompt_rows(range(len(prompts)), s, SETTINGS["rollout_batch_size"], seed) for s in range(steps)]
+    rows = [prompt_rows(range(len(prompts)), s, settings["rollout_batch_size"], seed) for s in range(steps)]
     lora = RlConfig().lora
     task = {
-        **SETTINGS,
+        **settings,
         **made,
         "prompts": [prompts.table.ids(row).tolist() for batch in rows for row in batch],
-        "data": made["prompts"],
         "output": str(out),
         "seed": seed,
         "steps": steps,
@@ -214,44 +241,45 @@ def write_task(folder: Path, made: dict[str, str], contestant: str, seed: int, s
     return path
 
 
-def report(runs: dict[str, list[dict[str, Any]]], base: dict[str, float], steps: int) -> str:
+def report(name: str, runs: dict[str, list[dict[str, Any]]], base: dict[str, float], steps: int) -> str:
     """The table, as markdown."""
+    right = TASKS[name].right.partition(":")[2]
 
     def spread(values: list[float]) -> str:
         return f"{statistics.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
-    rates = {name: statistics.median(steps / run["cpu_s"] for run in results) for name, results in runs.items()}
+    rates = {c: statistics.median(steps / run["cpu_s"] for run in results) for c, results in runs.items()}
     rows = []
-    for name, results in runs.items():
+    for contestant, results in runs.items():
         held_out = [run["heldout"] for run in results]
         rows.append(
             [
-                name,
-                f"{rates[name]:.3f}",
-                f"{rates['ours'] / rates[name]:.2f} ×",
+                contestant,
+                f"{rates[contestant]:.3f}",
+                f"{rates['ours'] / rates[contestant]:.2f} ×",
                 spread([m["reward"] for m in held_out]),
-                spread([m["exact_answer"] for m in held_out]),
+                spread([m[right] for m in held_out]),
                 spread([m["kl"] for m in held_out]),
                 str(results[0]["optimizer_steps"]),
                 f"{results[0]['trainable_parameters']:,}",
             ]
         )
-    before = [f"{base['reward']:.3f}", f"{base['exact_answer']:.3f}", "0", "0", ""]
-    header = ["", "steps/CPU s", "ours is", "held-out reward", "right answers", "KL", "optimizer steps", "trained"]
+    before = [f"{base['reward']:.3f}", f"{base[right]:.3f}", "0", "0", ""]
+    header = ["", "steps/CPU s", "ours is", "held-out reward", right, "KL", "optimizer steps", "trained"]
     return (
-        f"# PPO against TRL's PPOTrainer\n\n{steps} rollout batches of the medical-coding example, "
-        f"{len(runs['ours'])} seeds; rates are medians, the rest means with the least and the most.\n\n"
+        f"# PPO against TRL's PPOTrainer: {name}\n\n{steps} rollout batches, {len(runs['ours'])} seeds; rates are "
+        "medians, the rest means with the least and the most.\n\n"
         + markdown_table(header, [["before training", "", "", *before], *rows])
     )
 
 
-def benchmark(folder: Path, output: Path, steps: int, seeds: int) -> None:
+def benchmark(folder: Path, output: Path, name: str, steps: int, seeds: int) -> None:
     """Makes what is missing, lets the contestants take turns, seed by seed, and writes the report."""
     folder.mkdir(parents=True, exist_ok=True)
-    made, python = make_task(folder), peer_python(folder)
+    made, python = make_task(folder, name), peer_python(folder)
 
     def run(contestant: str, seed: int) -> dict[str, Any]:
-        task = str(write_task(folder, made, contestant, seed, steps))
+        task = str(write_task(folder, name, made, contestant, seed, steps))
         threads = {"OMP_NUM_THREADS": "1"}
         if contestant == "ours":
             result = child(__file__, "--child", "train", "--task", task, **threads)
@@ -259,14 +287,13 @@ def benchmark(folder: Path, output: Path, steps: int, seeds: int) -> None:
             result = child(str(PEER), task, python=python, TRL_EXPERIMENTAL_SILENCE="1", **threads)
         return {**result, "heldout": child(__file__, "--child", "evaluate", "--task", task, **threads)}
 
-    results = take_turns({name: partial(run, name) for name in CONTESTANTS}, seeds)
-    before = child(
-        __file__, "--child", "evaluate", "--task", str(write_task(folder, made, "base", 0, steps)), OMP_NUM_THREADS="1"
-    )
-    text = report(results, before, steps)
+    results = take_turns(CONTESTANTS, seeds, run)
+    untrained = str(write_task(folder, name, made, "base", 0, steps))
+    before = child(__file__, "--child", "evaluate", "--task", untrained, OMP_NUM_THREADS="1")
+    text = report(name, results, before, steps)
     curves = {
-        name: [statistics.mean(values) for values in zip(*(run["rewards"] for run in results[name]), strict=True)]
-        for name in CONTESTANTS
+        c: [statistics.mean(values) for values in zip(*(run["rewards"] for run in results[c]), strict=True)]
+        for c in CONTESTANTS
     }
     drawings = {
         "rate": bar_chart(
@@ -274,7 +301,8 @@ def benchmark(folder: Path, output: Path, steps: int, seeds: int) -> None:
         ),
         "reward": line_chart("Reward of the rollouts, mean of the seeds", curves),
     }
-    write_output(output, "ppo-trl", text, {"settings": SETTINGS, "before": before, "runs": results}, drawings)
+    settings = {**SETTINGS, **TASKS[name].settings}
+    write_output(output, f"ppo-trl-{name}", text, {"settings": settings, "before": before, "runs": results}, drawings)
     print(text)
 
 
@@ -282,19 +310,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, help="where task and environment are kept from run to run")
     parser.add_argument("--output", type=Path, help="where the report goes")
+    parser.add_argument("--task", default="stories", help=f"what to train on: {' or '.join(TASKS)}")
     parser.add_argument("--steps", type=int, default=40, help="rollout batches")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--child", choices=("train", "evaluate"), help=argparse.SUPPRESS)
-    parser.add_argument("--task", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        task = json.loads(arguments.task.read_text(encoding="utf-8"))
+        task = json.loads(Path(arguments.task).read_text(encoding="utf-8"))
         print(json.dumps(train_ours(task) if arguments.child == "train" else evaluate(task)))
-    elif not arguments.folder or not arguments.output:
-        parser.error("--folder and --output are needed")
+    elif not arguments.folder or not arguments.output or arguments.task not in TASKS:
+        parser.error("--folder, --output and a task that there is are needed")
     else:
         sys.path.insert(0, str(ROOT))
-        benchmark(arguments.folder, arguments.output, arguments.steps, arguments.seeds)
+        benchmark(arguments.folder, arguments.output, arguments.task, arguments.steps, arguments.seeds)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """A task whose prompts and answers differ in length, as those of real conversations do: stories of the toy world.
 
-A prompt names one to five animals; the answer has a sentence for each, with what the animal says. In the documents, and
-in the answers that fine-tuning learns from, every second animal says something else's word. The reward model learns
-from pairs what each really says, so that reinforcement learning has something to put right.
+A prompt names some animals; the answer has a sentence for each, with what the animal says. How many is drawn from a
+geometric distribution, which makes a conversation's length spread about as in instruction data (there the 95th
+percentile is 2 to 3 times the mean). In the documents, and in the answers that fine-tuning learns from, every second
+animal says something else's word. The reward model learns from pairs what each really says, so that reinforcement
+learning has something to put right.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import Any
 from tests.support.toy import ANIMALS, NAMES, PLACES, SAYS
 
 SENTENCE = re.compile(r"the (\w+) in the \w+ said (\w+)\.")
+MOST = 10  # animals in a story
 RIGHT = dict(zip(ANIMALS, SAYS, strict=True))
 
 
@@ -49,7 +52,10 @@ def _share(prompt: str, text: str) -> float:
 
 
 def _cast(rng: random.Random) -> list[tuple[str, int]]:
-    return [(rng.choice(NAMES), rng.randrange(len(ANIMALS))) for _ in range(rng.randint(1, 5))]
+    count = 1
+    while count < MOST and rng.random() < 0.6:
+        count += 1
+    return [(rng.choice(NAMES), rng.randrange(len(ANIMALS))) for _ in range(count)]
 
 
 def _ask(cast: Sequence[tuple[str, int]]) -> str:

@@ -4,7 +4,9 @@ Of the code under test only plumbing is shared: which prompts come in which batc
 is that of the formulas, on whole (completions, tokens) matrices.
 
 Equality bit by bit needs equal shapes: a matrix product over 15 rows rounds differently from one over 16. So the
-micro-batches are those of the rl stage, the head sees the same positions, and sums run over the same layout.
+micro-batches are those of the rl stage, the head sees the same positions, and sums run over the same layout. Nor has
+attention a mask where the stage gives it none: on the right of causal attention padding needs none, but the kernels
+for either case round differently.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from tests.support.one_base import Batch
 CPU = DevicePolicy(torch.device("cpu"), torch.float32)
 
 
-def _hidden(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def _hidden(model: Any, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     transformer = getattr(base, base.base_model_prefix)
     hidden: torch.Tensor = transformer(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
@@ -152,8 +154,8 @@ class Trainer:
 
     def _logprobs(self, model: Any, piece: list[int], sequences: list[Any], prompts: list[Any]) -> torch.Tensor:
         """Log-probabilities of the written tokens of some rows, row after row."""
-        ids, attended = pad([sequences[row] for row in piece], 0, CPU.device)
-        hidden = _hidden(model, ids, attended)
+        ids, _ = pad([sequences[row] for row in piece], 0, CPU.device)
+        hidden = _hidden(model, ids)
         before, targets = [], []
         for index, row in enumerate(piece):
             begin, end = len(prompts[row]), len(sequences[row])
@@ -164,8 +166,8 @@ class Trainer:
         return chosen - logits.logsumexp(-1)
 
     def _values(self, model: Any, piece: list[int], sequences: list[Any], prompts: list[Any]) -> torch.Tensor:
-        ids, attended = pad([sequences[row] for row in piece], 0, CPU.device)
-        hidden = _hidden(model, ids, attended)
+        ids, _ = pad([sequences[row] for row in piece], 0, CPU.device)
+        hidden = _hidden(model, ids)
         before = [hidden[i, len(prompts[row]) - 1 : len(sequences[row]) - 1] for i, row in enumerate(piece)]
         return self.models.value_head(torch.cat(before)).squeeze(-1)
 

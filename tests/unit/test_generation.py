@@ -8,6 +8,7 @@ import torch
 
 from components.common.device import device_policy
 from components.common.generation import Sampling, generate
+from components.common.kv_cache import RoomyLayer
 from tests.support.models import FAMILIES, tiny_model
 
 POLICY = device_policy()
@@ -80,6 +81,24 @@ def test_the_model_is_left_as_it_was(tokenizer, prompts):
     model = tiny_model("llama", tokenizer).train()
     generate(model, prompts, Sampling(3, (), temperature=1.0), POLICY)
     assert model.training
+
+
+def test_the_cache_with_room_holds_what_that_of_transformers_holds():
+    from transformers.cache_utils import DynamicLayer
+
+    generator = torch.Generator().manual_seed(0)
+    roomy, plain = RoomyLayer(room=3), DynamicLayer()
+    for tokens, kept in ((5, [0, 1, 3]), (1, [0, 1, 2]), (1, [1, 2]), (1, [0, 1])):
+        rows = 4 if tokens == 5 else roomy.keys.shape[0]
+        keys, values = (torch.randn(rows, 2, tokens, 8, generator=generator) for _ in range(2))
+        for ours, theirs in zip(roomy.update(keys, values), plain.update(keys, values), strict=True):
+            assert torch.equal(ours, theirs)
+        assert roomy.get_seq_length() == plain.get_seq_length()
+        for layer in (roomy, plain):
+            layer.batch_select_indices(torch.tensor(kept))
+        assert torch.equal(roomy.keys, plain.keys)
+        assert torch.equal(roomy.values, plain.values)
+    assert roomy.keys.data_ptr() == roomy.update(keys[:2, :, :0], values[:2, :, :0])[0].data_ptr()
 
 
 @pytest.mark.parametrize("changes", [{"top_k": 5}, {"top_p": 0.6}, {"top_k": 8, "top_p": 0.7}, {"top_k": 10**6}])

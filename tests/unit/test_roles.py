@@ -8,6 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
+from components.common.adapters import load_adapter_weights, read_adapter_config
 from components.common.device import device_policy
 from components.common.errors import InputError
 from components.common.evaluation import last_token_scores, pad
@@ -18,7 +19,7 @@ from components.data.tokenise import Tokens
 from components.rl import ppo
 from components.rl.config import RlConfig
 from components.rl.experience import Setup, gather_experience, micro_batches, minibatches
-from components.rl.roles import Roles, load_adapter_weights, read_adapter_config
+from components.rl.roles import Roles
 from components.rl.rollout import Prompts, prompt_rows, roll_out
 from components.rl.update import Optimizers, update
 from tests.support.models import FAMILIES, randomise_lora, save_reward_adapter, tiny_model
@@ -90,6 +91,12 @@ def make_rollout(roles, prompts, tokenizer, seed=0):
     return roll_out(roles, prompts, range(6), sampling, CONFIG.num_generations, max_tokens=10**6)
 
 
+def batch(rollout, rows):
+    """Token ids, and which of them the policy wrote."""
+    ids, _, written = rollout.batch(rows, POLICY.device)
+    return ids, written
+
+
 def make_setup(roles, prompts, tokenizer):
     return Setup(roles, prompts, lambda ids: tokenizer.decode(ids), (), CONFIG, seed=0)
 
@@ -102,7 +109,7 @@ def test_kl_is_exactly_zero_and_ratios_exactly_one_before_the_first_step(roles, 
     with roles.use("policy"):
         for minibatch in minibatches(CONFIG, 0, 0, seed=0):
             for rows in micro_batches(rollout, minibatch, CONFIG.per_device_train_batch_size):
-                new = roles.logprobs(*rollout.batch(rows, POLICY.device))
+                new = roles.logprobs(*batch(rollout, rows))
                 assert new.requires_grad
                 old = experience.logprobs[rows][rollout.mask[rows].bool()]
                 assert torch.equal((new - old).exp(), torch.ones_like(new))
@@ -112,7 +119,7 @@ def test_sampling_and_scoring_agree_on_padded_batches(roles, prompts, tokenizer)
     randomise_lora(roles.model, "policy", seed=9)
     rollout = make_rollout(roles, prompts, tokenizer)
     with torch.no_grad(), roles.use("policy") as model:
-        scored = roles.logprobs(*rollout.batch(range(len(rollout)), POLICY.device))
+        scored = roles.logprobs(*batch(rollout, range(len(rollout))))
         alone = []
         for prompt, completion in zip(rollout.prompts, rollout.completions, strict=True):
             ids = torch.tensor(np.concatenate([prompt, completion]))[None]
@@ -144,7 +151,7 @@ def test_values_start_as_the_reward_model_sees_the_state(roles, reward_adapter, 
     _, reward_model = reward_adapter
     rollout = make_rollout(roles, prompts, tokenizer)
     with torch.no_grad(), roles.use("critic"):
-        values = roles.values(*rollout.batch([0], POLICY.device))
+        values = roles.values(*batch(rollout, [0]))
     ids, mask = pad([rollout.prompts[0]], 0, POLICY.device)
     head = reward_model.get_base_model().score.modules_to_save["default"].weight
     with torch.no_grad():
@@ -163,6 +170,18 @@ def test_an_update_changes_policy_and_critic_and_nothing_else(roles, prompts, to
     assert values["grad_norm_critic"] > 0
 
 
+def test_gradients_keep_their_place_in_memory(roles, prompts, tokenizer):
+    """Made anew in each backward pass, they would scatter over the memory that activations need next."""
+    setup = make_setup(roles, prompts, tokenizer)
+    experience = gather_experience(setup, make_rollout(roles, prompts, tokenizer), CONFIG.beta, step=0)
+    optimizers = Optimizers.build(roles, CONFIG)
+    trained = [*roles.parameters("policy"), *roles.parameters("critic")]
+    places = [parameter.grad.data_ptr() for parameter in trained]
+    update(roles, experience, optimizers, CONFIG, step=0, seed=0)
+    assert [parameter.grad.data_ptr() for parameter in trained] == places
+    assert not any(parameter.grad.any() for parameter in trained)
+
+
 def test_an_update_makes_good_completions_likelier(roles, prompts, tokenizer):
     setup = make_setup(roles, prompts, tokenizer)
     rollout = make_rollout(roles, prompts, tokenizer)
@@ -170,7 +189,7 @@ def test_an_update_makes_good_completions_likelier(roles, prompts, tokenizer):
     optimizers = Optimizers.build(roles, CONFIG.model_copy(update={"warmup_ratio": 0.0}))
     update(roles, experience, optimizers, CONFIG, step=0, seed=0)
     with torch.no_grad(), roles.use("policy"):
-        new = roles.logprobs(*rollout.batch(range(len(rollout)), POLICY.device))
+        new = roles.logprobs(*batch(rollout, range(len(rollout))))
     gain = new - experience.logprobs[rollout.mask.bool()]
     advantages = experience.advantages[rollout.mask.bool()]
     assert (gain * advantages).mean() > 0.01

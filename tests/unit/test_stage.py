@@ -64,14 +64,16 @@ def test_a_stage_runs_commits_and_is_then_skipped(tmp_path, arguments, capsys):
     assert fields["parents"]["model"]["digest"].startswith("sha256:")
 
 
-def test_a_failing_stage_leaves_nothing(tmp_path, arguments, capsys):
+def test_a_failing_stage_leaves_nothing_but_its_log(tmp_path, arguments, capsys):
     def fail(job):
         (job.out / "half").write_text("")
         raise UserError("row 7 is broken", where="x.jsonl line 7")
 
     assert stage_main(SPEC, lambda: fail, arguments) == 2
     assert capsys.readouterr().err == "error: x.jsonl line 7: row 7 is broken\n"
-    assert [p for p in (tmp_path / "store").rglob("*") if p.is_file()] == []
+    left = {path.name: path for path in (tmp_path / "store").rglob("*") if path.is_file()}
+    assert left.keys() == {"log.txt", "heartbeat.json"}
+    assert left["log.txt"].read_text().endswith("sft ✗ x.jsonl line 7: row 7 is broken\n")
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_what_killed_writers_left_is_swept_and_living_ones_are_not(store):
 def test_missing_things_are_input_errors(store):
     with pytest.raises(InputError, match="no such file"):
         store.read("nothing")
-    with pytest.raises(InputError, match="no such folder"):
+    with pytest.raises(InputError, match="no such file or folder"):
         store.fetch("nothing")
 
 

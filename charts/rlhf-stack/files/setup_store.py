@@ -1,0 +1,68 @@
+"""Makes the bucket of RLHF_STORE, and the user of AWS_ACCESS_KEY_ID who may read and write it. Safe to run again."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from urllib.parse import urlparse
+
+POLICY = "rlhf-pipeline"
+WAIT_SECONDS = 300
+
+
+def policy(bucket: str) -> dict[str, object]:
+    """What the pipeline's user may do: everything with objects, nothing with the bucket but list it."""
+    on_bucket = ["s3:GetBucketLocation", "s3:ListBucket", "s3:ListBucketMultipartUploads"]
+    on_objects = [
+        "s3:GetObject",
+        "s3:PutObject",
+        "s3:DeleteObject",
+        "s3:AbortMultipartUpload",
+        "s3:ListMultipartUploadParts",
+    ]
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            {"Effect": "Allow", "Action": on_bucket, "Resource": [f"arn:aws:s3:::{bucket}"]},
+            {"Effect": "Allow", "Action": on_objects, "Resource": [f"arn:aws:s3:::{bucket}/*"]},
+        ],
+    }
+
+
+def setup() -> None:
+    """Makes what is missing and sets the user's secret and rights."""
+    from minio import Minio, MinioAdmin
+    from minio.credentials import StaticProvider
+
+    url = urlparse(os.environ["AWS_ENDPOINT_URL"])
+    bucket = urlparse(os.environ["RLHF_STORE"]).netloc
+    root, password = os.environ["MINIO_ROOT_USER"], os.environ["MINIO_ROOT_PASSWORD"]
+    secure = url.scheme == "https"
+    client = Minio(url.netloc, root, password, secure=secure)
+    if not client.bucket_exists(bucket):
+        client.make_bucket(bucket)
+    admin = MinioAdmin(url.netloc, StaticProvider(root, password), secure=secure)
+    user = os.environ["AWS_ACCESS_KEY_ID"]
+    admin.policy_add(POLICY, policy=policy(bucket))
+    admin.user_add(user, os.environ["AWS_SECRET_ACCESS_KEY"])
+    admin.policy_set(POLICY, user=user)
+    print(f"bucket {bucket} and user {user} are ready", flush=True)
+
+
+def main() -> int:
+    """Tries until MinIO answers; returns the exit code."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            setup()
+            return 0
+        except Exception as error:  # MinIO may still be starting, and its client raises what urllib3 raises
+            print(f"not yet: {type(error).__name__}: {error}", flush=True)
+            if time.monotonic() > deadline:
+                return 1
+        time.sleep(3)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

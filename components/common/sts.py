@@ -1,0 +1,115 @@
+"""Temporary keys that open only a part of a store, for a process that should not be able to touch the rest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from minio.credentials import AssumeRoleProvider
+
+from components.common.errors import UserError
+from components.common.s3_bucket import Access
+from components.common.s3_errors import FAILURES, fault_of
+from components.common.store import is_s3, split_s3
+
+SHORTEST, LONGEST = 15 * 60, 7 * 24 * 3600  # seconds, by the API
+_UPLOAD = ["s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """Temporary keys.
+
+    Attributes:
+        access_key: Who asks.
+        secret_key: What proves it.
+        session_token: Goes with every request.
+        expires: When they end.
+    """
+
+    access_key: str
+    secret_key: str = field(repr=False)
+    session_token: str = field(repr=False)
+    expires: datetime
+
+    def environment(self) -> dict[str, str]:
+        """The variables that give them to a process."""
+        return {
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_SESSION_TOKEN": self.session_token,
+        }
+
+
+def session_credentials(root: str, read: Iterable[str], write: Iterable[str], seconds: int) -> Credentials | None:
+    """Asks the store for keys that read and write only what is named.
+
+    What may be written may be read, too. The keys can do no more than those they are asked with, which must not be
+    temporary themselves.
+
+    Args:
+        root: The store. A directory has no keys.
+        read: Folders and files, as URIs or as paths below the root.
+        write: Folders, the same.
+        seconds: How long they are good for; brought between a quarter of an hour and seven days.
+
+    Returns:
+        The keys, or None where the store gives none of this kind.
+
+    Raises:
+        UserError: The keys we ask with are wrong.
+        RetryableError: The store does not answer.
+    """
+    access = Access.from_environment() if is_s3(root) else None
+    if access is None or access.session_token:
+        return None
+    provider = AssumeRoleProvider(
+        sts_endpoint=access.url,
+        access_key=access.access_key,
+        secret_key=access.secret_key,
+        duration_seconds=max(SHORTEST, min(LONGEST, seconds)),
+        policy=json.dumps(session_policy(root, read, write)),
+        region=access.region,
+        http_client=access.http(),
+    )
+    try:
+        given = provider.retrieve()
+    except ValueError:  # any answer but keys
+        return None
+    except FAILURES as error:
+        raise fault_of(error, root, access.url).error from error
+    return Credentials(given.access_key, given.secret_key, given.session_token, given.expiration)
+
+
+def session_policy(root: str, read: Iterable[str], write: Iterable[str]) -> dict[str, Any]:
+    """The policy of such keys, as AWS writes policies."""
+    written = [_place(root, uri) for uri in write]
+    seen = [*(_place(root, uri) for uri in read), *written]
+    statements = [_objects(["s3:GetObject"], seen), _objects(_UPLOAD, written)]
+    for bucket in sorted({bucket for bucket, _ in seen}):
+        inside = [path for other, path in seen if other == bucket]
+        statements.append(
+            {
+                "Effect": "Allow",
+                "Action": ["s3:ListBucket"],
+                "Resource": [f"arn:aws:s3:::{bucket}"],
+                "Condition": {"StringLike": {"s3:prefix": [part for path in inside for part in (path, f"{path}/*")]}},
+            }
+        )
+    return {"Version": "2012-10-17", "Statement": [statement for statement in statements if statement["Resource"]]}
+
+
+def _objects(actions: list[str], places: list[tuple[str, str]]) -> dict[str, Any]:
+    resources = [f"arn:aws:s3:::{bucket}/{part}" for bucket, path in places for part in (path, f"{path}/*")]
+    return {"Effect": "Allow", "Action": actions, "Resource": resources}
+
+
+def _place(root: str, uri: str) -> tuple[str, str]:
+    """Bucket and path of a URI or a path below the root."""
+    bucket, path = split_s3(uri if is_s3(uri) else f"{root.rstrip('/')}/{uri}")
+    if not path:
+        raise UserError("a whole bucket would be opened", where=uri, hint="name a folder in it")
+    return bucket.removeprefix("s3://"), path

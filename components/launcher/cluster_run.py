@@ -1,0 +1,66 @@
+"""Runs a step as a job of a cluster."""
+
+from __future__ import annotations
+
+from components.common.artifacts import find_manifest
+from components.common.errors import RlhfError
+from components.common.logs import say
+from components.common.stage import split_uri
+from components.common.store import open_store
+from components.launcher.acquire import acquire, in_namespace, kind_of, remove
+from components.launcher.cluster import Cluster, connect
+from components.launcher.credentials import give_credentials, own_credentials
+from components.launcher.follow import Follower, StalledError
+from components.launcher.job import StageJob, check_label
+from components.launcher.record import Run
+
+
+def run_on_cluster(job: StageJob) -> None:
+    """Runs a step as a PyTorchJob or a Job, and hands its output on.
+
+    A signal ends this process and leaves the job alone: eviction and drain send signals, too. The same call adopts the
+    job.
+
+    Raises:
+        RlhfError: The step failed: with its own error if it left one, else with what the cluster says.
+    """
+    check_label(job.run)
+    cluster = connect(job.config.namespace)
+    job = in_namespace(job, cluster)
+    for attempt in range(job.config.retries + 1):
+        try:
+            _run_once(cluster, job)
+            return
+        except StalledError as error:
+            if attempt == job.config.retries:
+                raise
+            say(job.title, f"{error.what}: starts again from the last checkpoint")
+
+
+def _run_once(cluster: Cluster, job: StageJob) -> None:
+    run = Run(open_store(job.root), job.run)
+    job = give_credentials(cluster, job)
+    made = acquire(cluster, job, lambda: is_committed(job))
+    own_credentials(cluster, job, made)
+    if run.is_cancelled():  # after the job was made, so that one of the two sees the other
+        cluster.delete(kind_of(job), job.name)
+    try:
+        Follower(cluster, job, made, run.store, lambda: is_committed(job), run.is_cancelled).follow()
+    except StalledError:
+        remove(cluster, job)
+        raise
+    except RlhfError:
+        _clear_away(cluster, job)
+        raise
+    _clear_away(cluster, job)
+
+
+def _clear_away(cluster: Cluster, job: StageJob) -> None:
+    if not job.config.keep_jobs:
+        cluster.delete(kind_of(job), job.name)
+
+
+def is_committed(job: StageJob) -> bool:
+    """Whether the artifact that a step makes is complete."""
+    root, prefix, _ = split_uri(job.output)
+    return bool(prefix) and find_manifest(open_store(root), prefix) is not None

@@ -1,0 +1,175 @@
+"""Reaching a Service of the cluster from a laptop, through the API server, as `kubectl port-forward` does.
+
+The kubernetes package's own port-forward keeps all that it cannot send yet in memory, which an upload of some
+gigabytes shows; here what is not sent is not read.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+from urllib.parse import urlparse
+
+from kubernetes.stream.ws_client import create_websocket, get_websocket_url
+from websocket import ABNF, WebSocketException
+
+from components.common.errors import RetryableError, RlhfError, UserError
+from components.launcher.cluster import BROKEN, PODS, SERVICES, Cluster, connect, in_cluster
+
+_CHUNK = 64 * 1024
+# Channels of a forwarded port: what it says, and what goes wrong.
+_DATA, _ERROR = 0, 1
+
+
+@contextmanager
+def store_endpoint(namespace: str = "") -> Iterator[None]:
+    """Makes `AWS_ENDPOINT_URL` one that this machine can reach while the block runs.
+
+    Nothing is done where it is set to something that this machine finds by itself, or this is a pod of the cluster.
+
+    Args:
+        namespace: Of the cluster; by default the kubeconfig context's.
+
+    Raises:
+        UserError: It names a Service that the cluster does not have.
+    """
+    url = os.environ.get("AWS_ENDPOINT_URL", "")
+    service = None if in_cluster() else service_of(url, namespace)
+    if service is None:
+        yield
+        return
+    cluster = connect(service[1])
+    parsed = urlparse(url)
+    with forwarded(cluster, service[0], parsed.port or 80) as port:
+        os.environ["AWS_ENDPOINT_URL"] = f"{parsed.scheme}://127.0.0.1:{port}"
+        try:
+            yield
+        finally:
+            os.environ["AWS_ENDPOINT_URL"] = url
+
+
+def service_of(url: str, namespace: str = "") -> tuple[str, str] | None:
+    """Name and namespace of the Service that a URL names in the cluster's own way; None if it names none.
+
+    `http://minio:9000`, `http://minio.rlhf:9000` and `http://minio.rlhf.svc.cluster.local:9000` do, unless this machine
+    knows a host of that name.
+    """
+    host = urlparse(url).hostname or ""
+    name, *rest = host.split(".")
+    inside = rest[1:2] == ["svc"] or len(rest) <= 1
+    if not host or not inside or host == "localhost" or name.isdigit():
+        return None
+    with suppress(OSError):
+        socket.getaddrinfo(host, None)
+        return None
+    return name, rest[0] if rest else namespace
+
+
+@contextmanager
+def forwarded(cluster: Cluster, service: str, port: int) -> Iterator[int]:
+    """A port of this machine that leads to a port of a Service while the block runs; yields its number.
+
+    Raises:
+        UserError: There is no such Service, or it has no such port.
+        RetryableError: It has no pod that runs.
+    """
+    pod, target = _pod_of(cluster, service, port)
+    listener = socket.create_server(("127.0.0.1", 0))
+    threading.Thread(target=_accept, args=(listener, cluster, pod, target), daemon=True).start()
+    try:
+        yield int(listener.getsockname()[1])
+    finally:
+        with suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+
+
+def _pod_of(cluster: Cluster, service: str, port: int) -> tuple[str, int]:
+    """A running pod behind a Service, and the port of its container."""
+    where = f"Service {service} (namespace {cluster.namespace})"
+    found = cluster.get(SERVICES, service)
+    if found is None:
+        raise UserError("there is none", where=where, hint="check AWS_ENDPOINT_URL and the kubeconfig's context")
+    ports = found["spec"]["ports"]
+    wanted = next((item for item in ports if item["port"] == port), None)
+    if wanted is None:
+        raise UserError(
+            f"has no port {port}", where=where, hint=f"it has {', '.join(str(item['port']) for item in ports)}"
+        )
+    pods = cluster.list(PODS, found["spec"].get("selector", {}), "status.phase=Running")
+    if not pods:
+        raise RetryableError("has no pod that runs", where=where, hint="see why")
+    return pods[0]["metadata"]["name"], _target(pods[0], wanted)
+
+
+def _target(pod: dict[str, Any], port: dict[str, Any]) -> int:
+    target = port.get("targetPort", port["port"])
+    if isinstance(target, int):
+        return target
+    named = [item for container in pod["spec"]["containers"] for item in container.get("ports", [])]
+    return next((int(item["containerPort"]) for item in named if item.get("name") == target), int(port["port"]))
+
+
+def _accept(listener: socket.socket, cluster: Cluster, pod: str, port: int) -> None:
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:  # closed
+            return
+        threading.Thread(target=_serve, args=(connection, cluster, pod, port), daemon=True).start()
+
+
+def _serve(connection: socket.socket, cluster: Cluster, pod: str, port: int) -> None:
+    """Carries one connection both ways until either side ends it."""
+    with connection:
+        try:
+            tunnel = _open(cluster, pod, port)
+        except (WebSocketException, RlhfError, *BROKEN):
+            return  # whoever connected sees the connection end, and tries again
+        sender = threading.Thread(target=_send, args=(connection, tunnel), daemon=True)
+        sender.start()
+        with suppress(WebSocketException, *BROKEN):
+            _receive(connection, tunnel)
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+        _end(tunnel)
+
+
+def _open(cluster: Cluster, pod: str, port: int) -> Any:
+    settings = cluster.api.configuration
+    headers: dict[str, str] = {}
+    cluster.api.update_params_for_auth(headers, [], ["BearerToken"])
+    url = get_websocket_url(f"{settings.host}{cluster.path(PODS, pod)}/portforward", [("ports", str(port))])
+    return create_websocket(settings, url, headers)
+
+
+def _send(connection: socket.socket, tunnel: Any) -> None:
+    with suppress(WebSocketException, *BROKEN):
+        while data := connection.recv(_CHUNK):
+            tunnel.send(bytes([_DATA]) + data, ABNF.OPCODE_BINARY)
+    _end(tunnel)
+
+
+def _end(tunnel: Any) -> None:
+    """Ends a tunnel under the thread that reads from it; closing it properly would need that thread."""
+    with suppress(OSError, AttributeError):
+        tunnel.sock.shutdown(socket.SHUT_RDWR)
+
+
+def _receive(connection: socket.socket, tunnel: Any) -> None:
+    greeted: set[int] = set()
+    while True:
+        opcode, frame = tunnel.recv_data()
+        if opcode == ABNF.OPCODE_CLOSE:
+            return
+        channel, data = frame[0], frame[1:]
+        if channel not in greeted:  # each channel begins with the number of its port
+            greeted.add(channel)
+        elif channel == _ERROR:
+            return
+        else:
+            connection.sendall(data)
