@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from components.common.training import LoraSettings, TrainingConfig
 from components.data.config import DataConfig
@@ -155,7 +154,7 @@ def rl_memory(model: Architecture, config: RlConfig, data: DataConfig, machine: 
     adapter = model.lora_parameters(numerics.r, numerics.target_modules)
     trained = adapter * (2 if config.algorithm == "ppo" else 1)
     parts = {
-        "weights": _weights(model, numerics),
+        "weights": weights(model, numerics),
         "adapters": FLOAT32 * (trained + adapter),
         "optimizer": 3 * FLOAT32 * trained,  # gradients stay, and two moments
     }
@@ -185,15 +184,15 @@ def evaluate_memory(model: Architecture, config: RunConfig, machine: Machine) ->
     numerics = Numerics(2 if machine.half else FLOAT32, settings.load_in_4bit)
     prompt, answer = config.data.rl.max_prompt_length, settings.max_completion_length
     prompts = -(-settings.num_eval_prompts // machine.processes)
-    weights = {"weights": _weights(model, numerics)}
+    answerer = {"weights": weights(model, numerics)}
     answering = _generation(model, numerics, settings.eval_tokens, prompts, prompt, answer, adapters=False)
-    judged = _rows(settings.eval_tokens, prompt + answer, prompts)
+    judged = rows_at_once(settings.eval_tokens, prompt + answer, prompts)
     judging = forward_transient(model, numerics, Batch(judged, prompt + answer), adapters=False)
-    without_head = {"weights": _weights(model, numerics, head=False)}
+    without_head = {"weights": weights(model, numerics, head=False)}
     return StageMemory(
         "evaluate",
         Batch(judged, prompt + answer),
-        (Moment("answers", {**weights, **answering}), Moment("judging", {**without_head, "activations": judging})),
+        (Moment("answers", {**answerer, **answering}), Moment("judging", {**without_head, "activations": judging})),
     )
 
 
@@ -208,14 +207,14 @@ class _Held:
 
 def _held(model: Architecture, numerics: Numerics, machine: Machine, *, head: bool, accumulates: bool) -> _Held:
     if numerics.full:
-        trained, adapters, weights = model.parameters, 0, FLOAT32 * model.parameters
+        trained, adapters, base = model.parameters, 0, FLOAT32 * model.parameters
     else:
         trained = model.lora_parameters(numerics.r, numerics.target_modules) + (0 if head else model.hidden_size)
-        adapters, weights = FLOAT32 * trained, _weights(model, numerics, head=head)
+        adapters, base = FLOAT32 * trained, weights(model, numerics, head=head)
     moments = 2 * FLOAT32 * trained
     gradients = FLOAT32 * trained
     buckets = gradients if machine.processes > 1 else 0  # DistributedDataParallel sums copies
-    parts = {"weights": weights, "adapters": adapters}
+    parts = {"weights": base, "adapters": adapters}
     optimizer = moments + buckets
     # Between steps there are no gradients; only where they are accumulated do they live beside activations.
     return _Held(
@@ -225,7 +224,8 @@ def _held(model: Architecture, numerics: Numerics, machine: Machine, *, head: bo
     )
 
 
-def _weights(model: Architecture, numerics: Numerics, *, head: bool = True) -> int:
+def weights(model: Architecture, numerics: Numerics, *, head: bool = True) -> int:
+    """Bytes of the frozen base on the GPU, without its head if a score takes its place."""
     linear, other = model.linear_parameters, model.parameters - model.linear_parameters
     if not head and not model.tied:
         other -= model.embedding_parameters
@@ -265,7 +265,8 @@ def _evaluation(stage: str, model: Architecture, numerics: Numerics, tokens: int
     return {"activations": transient, "logits": 3 * FLOAT32 * HEAD_ROWS * model.vocab_size}
 
 
-def _rows(tokens: int, length: int, wanted: int) -> int:
+def rows_at_once(tokens: int, length: int, wanted: int) -> int:
+    """Rows of one length in a batch of at most so many tokens, if so many are wanted."""
     return min(max(1, tokens // length), wanted)
 
 
@@ -280,7 +281,7 @@ def _generation(
     adapters: bool = True,
 ) -> dict[str, int]:
     """Prompts are read with the cache already there; then tokens come one by one, each row's logits in float64 too."""
-    rows = _rows(tokens, prompt + answer, prompts)
+    rows = rows_at_once(tokens, prompt + answer, prompts)
     choosing = rows * model.vocab_size * (2 * FLOAT32 + 2 * 8)
     return {
         "activations": forward_transient(model, numerics, Batch(rows, prompt), adapters=adapters),
@@ -293,8 +294,3 @@ def _foreach_adam(trained: int) -> int:
     """Adam without fusing makes the denominators of all parameters at once."""
     return FLOAT32 * trained
 
-
-def merged_bytes(config: Mapping[str, Any], model: Architecture) -> int:
-    """Bytes of a stored model."""
-    width = {"float16": 2, "bfloat16": 2, "float32": 4}
-    return model.parameters * width.get(str(config.get("dtype") or config.get("torch_dtype") or "float32"), 2)
