@@ -20,7 +20,9 @@ from pipelines.cli.errors import reported
 @click.option("--data", help="Folder with pretrain, sft, reward and rl files or folders.")
 @click.option("--seed", type=int, help="As for rlhf run; changes nothing here.")
 @click.option("--store", envvar="RLHF_STORE", help="As for rlhf run; nothing is written to it.")
-@click.option("--memory", type=click.FloatRange(min=1), help="GiB of a GPU that programs can have; default a T4's 14.5.")
+@click.option(
+    "--memory", type=click.FloatRange(min=1), help="GiB of a GPU that programs can have; default a T4's 14.5."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print bytes, tokens and seconds as JSON.")
 def plan(
     arguments: tuple[str, ...],

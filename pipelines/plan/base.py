@@ -42,7 +42,9 @@ def read_base(config: ModelConfig) -> Base:
         InputError: There is none, or its config.json is missing or lacks what is needed.
     """
     fields = base_fields(config)
-    dtype = str(fields.get("dtype") or fields.get("torch_dtype") or "float32") if config.dtype == "keep" else config.dtype
+    dtype = (
+        str(fields.get("dtype") or fields.get("torch_dtype") or "float32") if config.dtype == "keep" else config.dtype
+    )
     if dtype not in WIDTHS:
         raise InputError(f"{dtype} is no type that weights are stored in", where=config.source)
     return Base(read_architecture(fields, config.source), dtype)

@@ -106,7 +106,9 @@ def transfers(stage: str, base: Base, config: RunConfig, memory: StageMemory) ->
     section: Any = getattr(config, stage)
     full = getattr(section, "lora", ...) is None
     weights = FLOAT32 * memory.parameters
-    judge = FLOAT32 * base.architecture.lora_parameters(config.reward.lora.r) if stage == "rl" and config.reward.lora else 0
+    judge = (
+        FLOAT32 * base.architecture.lora_parameters(config.reward.lora.r) if stage == "rl" and config.reward.lora else 0
+    )
     kept = section.save_total_limit if section.max_steps < 0 else -(-section.max_steps // section.save_steps)
     result = base.stored if full else weights // (2 if stage == "rl" and section.algorithm == "ppo" else 1)
     return base.stored + judge, result + kept * CHECKPOINT * weights
@@ -129,7 +131,11 @@ def _files(path: Path) -> Iterator[Path]:
 def as_dict(plan: RunPlan) -> dict[str, Any]:
     """The plan as plain data, in bytes, tokens and seconds."""
     return {
-        "model": {**asdict(plan.base.architecture), "parameters": plan.base.architecture.parameters, "dtype": plan.base.dtype},
+        "model": {
+            **asdict(plan.base.architecture),
+            "parameters": plan.base.architecture.parameters,
+            "dtype": plan.base.dtype,
+        },
         "gpu": asdict(plan.gpu),
         "processes": plan.machine.processes,
         "fits": plan.fits,
@@ -226,7 +232,9 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns under each other: the first to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))])
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
         for row in rows
     ]
 

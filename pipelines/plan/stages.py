@@ -109,7 +109,12 @@ def stage_memory(stage: str, model: Architecture, config: RunConfig, machine: Ma
 
 
 def training_memory(
-    stage: str, model: Architecture, config: TrainingConfig, data: DataConfig, machine: Machine, labels: int | None = None
+    stage: str,
+    model: Architecture,
+    config: TrainingConfig,
+    data: DataConfig,
+    machine: Machine,
+    labels: int | None = None,
 ) -> StageMemory:
     """Memory of pretrain, sft, reward or dpo.
 
@@ -232,9 +237,7 @@ def weights(model: Architecture, numerics: Numerics, *, head: bool = True) -> in
     return int(linear * (NF4 if numerics.quantised else numerics.bytes)) + other * numerics.bytes
 
 
-def _training_step(
-    stage: str, model: Architecture, numerics: Numerics, batch: Batch, labels: int
-) -> dict[str, int]:
+def _training_step(stage: str, model: Architecture, numerics: Numerics, batch: Batch, labels: int) -> dict[str, int]:
     """Activations and logits where they are most: at the end of the forward pass, or soon after it."""
     held = kept(model, numerics, batch)
     backward = backward_transient(model, numerics, batch)
@@ -242,7 +245,7 @@ def _training_step(
         return {"activations": held + backward}
     if stage == "dpo":  # the reference's forward pass runs while the policy's activations wait
         reference = forward_transient(model, numerics, batch, adapters=False)
-        logits = _trl_logits(numerics, labels)
+        logits = _trl_logits(model, numerics, labels)
         return {"activations": held + max(0, max(reference, backward) - logits), "logits": logits}
     states = labels * model.hidden_size * (numerics.bytes + FLOAT32)
     chunk = 4 * FLOAT32 * min(labels, max(1, LOGITS_AT_ONCE // model.vocab_size)) * model.vocab_size
@@ -252,10 +255,11 @@ def _training_step(
     return {"activations": held + states + max(0, backward - chunk), "logits": chunk}
 
 
-def _trl_logits(numerics: Numerics, labels: int) -> int:
-    """TRL's head for dpo computes a tile of logits at a time; its kernel works in place, plain torch on copies."""
-    tile = min(labels, TRL_TILE[0]) * TRL_TILE[1]
-    return tile * (numerics.bytes if numerics.mixed else 3 * FLOAT32)
+def _trl_logits(model: Architecture, numerics: Numerics, labels: int) -> int:
+    """TRL's head for dpo computes a tile of logits at a time: its kernel in place, plain torch on seven copies."""
+    rows = min(labels, TRL_TILE[0])
+    columns = min(model.vocab_size, TRL_TILE[1])
+    return rows * (TRL_TILE[1] * numerics.bytes + (0 if numerics.mixed else 7 * FLOAT32 * columns))
 
 
 def _evaluation(stage: str, model: Architecture, numerics: Numerics, tokens: int) -> dict[str, int]:
@@ -293,4 +297,3 @@ def _generation(
 def _foreach_adam(trained: int) -> int:
     """Adam without fusing makes the denominators of all parameters at once."""
     return FLOAT32 * trained
-
