@@ -18,7 +18,7 @@ def embed_files(parameters: dict[str, str | int]) -> dict[str, str | int]:
     """Puts the text of local configuration files in place of their paths, which no pod could read."""
     preset = Path(str(parameters.get("preset", "")))
     if preset.suffix in (".yaml", ".yml") and preset.is_file():
-        read_config_file(preset)
+        read_config_file(str(preset))
         parameters = {**parameters, "preset": preset.read_text(encoding="utf-8")}
     return embed_config(parameters)
 

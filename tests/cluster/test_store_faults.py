@@ -17,7 +17,7 @@ from components.common.s3 import S3Store
 from components.common.s3_bucket import Bucket
 from components.common.s3_upload import PART
 from tests.cluster.test_store import PREFIX, fill, forget, make
-from tests.support.store_fixtures import new_root, running
+from tests.support.minio import new_root, running
 
 pytest_plugins = ("tests.support.store_fixtures",)
 

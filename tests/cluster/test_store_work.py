@@ -12,7 +12,7 @@ from components.common import cache, heartbeat
 from components.common.checkpoints import Checkpoints
 from components.common.errors import RetryableError
 from components.common.s3 import S3Store
-from tests.support.store_fixtures import new_root
+from tests.support.minio import new_root
 
 pytest_plugins = ("tests.support.store_fixtures",)
 

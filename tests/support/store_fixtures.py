@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
 
 import pytest
 
 from components.common import cache
 from components.common.s3 import S3Store
-from tests.support.minio import MinioServer, find_minio
+from tests.support.minio import MinioServer, new_root, running
 
 
 @pytest.fixture(scope="session")
@@ -22,16 +21,6 @@ def shared_minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MinioServ
 def minio(tmp_path: pytest.TempPathFactory) -> Iterator[MinioServer]:
     """A server of the test's own, to be killed and started again."""
     yield from running(tmp_path)
-
-
-def running(folder, **fields) -> Iterator[MinioServer]:
-    """Runs a server with its data below a folder."""
-    binary = find_minio()
-    assert binary, "no MinIO: set RLHF_MINIO, or let tests/cluster build it (tests/cluster/images minio)"
-    server = MinioServer(binary, folder / "data", **fields)
-    server.start()
-    yield server
-    server.stop()
 
 
 @pytest.fixture
@@ -67,10 +56,3 @@ def root(shared_minio, own_cache, reach) -> str:
 def store(root) -> S3Store:
     """The same, opened."""
     return S3Store(root)
-
-
-def new_root() -> str:
-    """Makes a bucket; returns the URI of a store in it."""
-    root = f"s3://b{secrets.token_hex(6)}/some/prefix"
-    assert S3Store(root).bucket.create()
-    return root
