@@ -87,7 +87,7 @@ class ClusterMinio:
     def admin(self) -> MinioAdmin:
         """The same for users and policies."""
         provider = StaticProvider(self.user, self.password)
-        return MinioAdmin(_address(self.host_endpoint), credentials=provider, secure=False)
+        return MinioAdmin(endpoint=_address(self.host_endpoint), credentials=provider, secure=False)
 
     def make_bucket(self) -> Bucket:
         """A new bucket with a user who may do everything in it and nothing elsewhere."""
