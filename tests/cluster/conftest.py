@@ -92,7 +92,8 @@ def namespace(request: pytest.FixtureRequest, cluster: Cluster, bucket: Bucket) 
 @pytest.fixture(scope="session")
 def lent() -> Lent:
     """Lends the checkout and the packages; its pods need a namespace that allows hostPath."""
-    folders = {"packages": Path(sysconfig.get_path("purelib")), "tree": ROOT}
+    # By that part of its path dill knows a package from a user's code, which it would pickle whole.
+    folders = {"site-packages": Path(sysconfig.get_path("purelib")), "tree": ROOT}
     volumes: list[Object] = [
         {"name": f"lent-{name}", "hostPath": {"path": str(folder), "type": "Directory"}}
         for name, folder in folders.items()
@@ -101,7 +102,7 @@ def lent() -> Lent:
         {"name": f"lent-{name}", "mountPath": f"/lent/{name}", "readOnly": True} for name in folders
     ]
     environment: dict[str, Any] = {
-        "PYTHONPATH": "/lent/tree:/lent/packages",
+        "PYTHONPATH": "/lent/tree:/lent/site-packages",
         "PYTHONDONTWRITEBYTECODE": "1",
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
