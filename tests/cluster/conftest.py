@@ -21,7 +21,7 @@ from tests.support.namespaces import namespace_objects
 ROOT = Path(__file__).parents[2]
 REGISTRY = os.environ.get("RLHF_TEST_REGISTRY", "localhost/rlhf-test")
 PYTHON_IMAGE = f"{REGISTRY}/python:{sys.version_info[0]}.{sys.version_info[1]}"
-MINIO_IMAGE = f"{REGISTRY}/minio:latest"
+MINIO_IMAGE = f"{REGISTRY}/minio:1"
 VERSION = "test"
 
 
