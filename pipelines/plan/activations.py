@@ -168,4 +168,3 @@ def _casts(model: Architecture, numerics: Numerics) -> int:
 def kv_cache(model: Architecture, numerics: Numerics, rows: int, positions: int) -> int:
     """Keys and values of all layers for so many rows and positions."""
     return 2 * model.layers * model.key_size * numerics.bytes * rows * positions
-

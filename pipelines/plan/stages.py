@@ -110,7 +110,12 @@ def stage_memory(stage: str, model: Architecture, config: RunConfig, machine: Ma
 
 
 def training_memory(
-    stage: str, model: Architecture, config: TrainingConfig, data: DataConfig, machine: Machine, labels: int | None = None
+    stage: str,
+    model: Architecture,
+    config: TrainingConfig,
+    data: DataConfig,
+    machine: Machine,
+    labels: int | None = None,
 ) -> StageMemory:
     """Memory of pretrain, sft, reward or dpo.
 
@@ -232,9 +237,7 @@ def _weights(model: Architecture, numerics: Numerics, *, head: bool = True) -> i
     return int(linear * (NF4 if numerics.quantised else numerics.bytes)) + other * numerics.bytes
 
 
-def _training_step(
-    stage: str, model: Architecture, numerics: Numerics, batch: Batch, labels: int
-) -> dict[str, int]:
+def _training_step(stage: str, model: Architecture, numerics: Numerics, batch: Batch, labels: int) -> dict[str, int]:
     """Activations and logits where they are most: at the end of the forward pass, or soon after it."""
     held = kept(model, numerics, batch)
     backward = backward_transient(model, numerics, batch)
