@@ -110,4 +110,4 @@ def test_a_dry_run_prints_what_the_cluster_would_be_given(namespace, bucket, mon
     store.write("runs/r1/config.yaml", json.dumps({"launcher": {"gpus_per_node": 2}}).encode())
     missing = python("-m", "components.launcher", "print", "sft", "--config", f"{bucket.root}/runs/r1/config.yaml")
     assert missing.returncode == 2
-    assert "input model, dataset is missing" in missing.stderr
+    assert "is missing; --input" in missing.stderr
