@@ -38,7 +38,7 @@ def mirrored(bucket: Bucket, prefix: str, folder: Path) -> Iterator[Path]:
         with _repeated(bucket, files.sync, EVERY):
             yield folder
     finally:
-        _last("files", lambda: files.sync_all(bucket.stoppable(LAST_PATIENCE)))
+        _last("files are", lambda: files.sync_all(bucket.stoppable(LAST_PATIENCE)))
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -65,10 +65,10 @@ def work_folder(bucket: Bucket, prefix: str, folder: Path, *, writes: bool) -> I
     except BaseException:
         # Whoever goes on from here may do so on another machine.
         last = bucket.stoppable(LAST_PATIENCE)
-        _last("checkpoint", lambda: checkpoints.sync(last))
-        _last("files", lambda: files.sync_all(last))
+        _last("checkpoint is", lambda: checkpoints.sync(last))
+        _last("files are", lambda: files.sync_all(last))
         raise
-    _last("files", lambda: files.sync_all(bucket.stoppable(LAST_PATIENCE)))
+    _last("files are", lambda: files.sync_all(bucket.stoppable(LAST_PATIENCE)))
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -156,4 +156,4 @@ def _last(what: str, action: Callable[[], None]) -> None:
     try:
         action()
     except RlhfError as error:
-        say("store", f"the last {what} are not in the store: {error}")
+        say("store", f"the last {what} not in the store: {error}")

@@ -158,8 +158,19 @@ class Bucket:
 
     def head(self, key: str) -> Entry | None:
         """What is known of an object, None if it is not there."""
-        found = self._ask(key, lambda s3: self._or_none(s3, key, lambda: s3.stat_object(self.name, key)))
-        return Entry(key, found.size, found.etag.strip('"')) if found else None
+        found: Entry | None = self._ask(key, lambda s3: self._or_none(s3, key, lambda: self._first_byte(s3, key)))
+        return found
+
+    def _first_byte(self, s3: Minio, key: str) -> Entry:
+        """What the answer to a request for one byte says. A HEAD request's failure would not say what is wrong."""
+        try:
+            answer = s3._execute("GET", self.name, key, headers={"Range": "bytes=0-0"})
+        except FAILURES as error:
+            if code_of(error) == "InvalidRange":
+                return Entry(key, 0, "")
+            raise
+        size = int(answer.headers["Content-Range"].rpartition("/")[2])
+        return Entry(key, size, answer.headers["ETag"].strip('"'))
 
     def put(self, key: str, content: bytes, *, only_new: bool = False) -> bool:
         """Writes an object in one request.
@@ -257,10 +268,15 @@ class Bucket:
             drop()
 
     def begun_upload(self, key: str) -> Upload | None:
-        """The newest upload in parts of this key that was begun and not ended."""
+        """The newest upload in parts of this key that was begun and not ended, if we may see it."""
 
         def find(s3: Minio) -> Upload | None:
-            found = s3._list_multipart_uploads(self.name, prefix=key).uploads
+            try:
+                found = s3._list_multipart_uploads(self.name, prefix=key).uploads
+            except FAILURES as error:
+                if code_of(error) == "AccessDenied":  # no policy allows that for a part of a bucket
+                    return None
+                raise
             ids = [(item.initiated_time, item.upload_id) for item in found if item.object_name == key]
             return Upload(key, max(ids)[1], _parts(s3, self.name, key, max(ids)[1])) if ids else None
 
@@ -307,8 +323,7 @@ class Bucket:
                 return None
             if code_of(error) != "AccessDenied":
                 raise
-            # With keys for a part of a bucket that is said of what is not there, too; and of a head request's failure
-            # that is all that is ever said. A listing tells more.
+            # With keys for a part of a bucket that is said of what is not there, too. A listing tells more.
             listed = s3.list_objects(self.name, prefix=key, recursive=True)
             if any(item.object_name == key for item in listed):
                 raise

@@ -122,10 +122,10 @@ def _network_fault(error: BaseException, where: str, endpoint: str) -> Fault:
 def _unreachable(error: BaseException) -> str:
     if isinstance(error, http.NameResolutionError):
         return "cannot be found: its name has no address"
-    if isinstance(error, http.ConnectTimeoutError):
-        return "does not answer"
     if isinstance(error, http.NewConnectionError):
         return "refuses the connection" if "refused" in str(error) else f"cannot be reached: {error.args[-1]}"
+    if isinstance(error, http.ConnectTimeoutError):
+        return "does not answer"
     if isinstance(error, (http.TimeoutError, TimeoutError)):
         return "stopped answering"
     return f"broke the connection ({type(error).__name__})"

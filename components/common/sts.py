@@ -94,7 +94,7 @@ def session_policy(root: str, read: Iterable[str], write: Iterable[str]) -> dict
         statements.append(
             {
                 "Effect": "Allow",
-                "Action": ["s3:ListBucket", "s3:ListBucketMultipartUploads"],
+                "Action": ["s3:ListBucket"],
                 "Resource": [f"arn:aws:s3:::{bucket}"],
                 "Condition": {"StringLike": {"s3:prefix": [part for path in inside for part in (path, f"{path}/*")]}},
             }

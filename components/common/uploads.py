@@ -2,8 +2,8 @@
 
     <root>/artifacts/upload/<key>/…     a model's files, or `<name>` and below it a file or folder of data
 
-An upload is an artifact like any other, with a manifest that is written last; its key is the hash of its content. Stages
-take it for what it was before, a plain folder or file, so that results do not depend on where data came from.
+An upload is an artifact like any other, with a manifest that is written last; its key is the hash of its content.
+Stages take it for what it was before, a plain folder or file, so that results do not depend on where data came from.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from components.common.artifacts import (
 )
 from components.common.errors import InputError, UserError
 from components.common.stage import UPLOAD, content_digest, plain_kind, split_uri
-from components.common.store import Store, fetch_uri, is_s3, local_path, open_store, split_s3
+from components.common.store import Store, is_s3, local_path, open_store, split_s3
 
 TOGETHER = "data"  # the folder of files that were put together
 
@@ -105,12 +105,12 @@ def get(uri: str, folder: Path) -> int:
         InputError: It is not there, or not what its manifest says.
         UserError: The folder holds something else.
     """
-    found = Path(fetch_uri(uri)) if not is_s3(uri) else None
-    if found is None:
+    if is_s3(uri):
         from components.common.s3 import copy_out
 
         return copy_out(uri, folder)
-    root, prefix, below = split_uri(uri)
+    found = local_path(uri)
+    root, prefix, _ = split_uri(uri)
     if prefix:
         store = open_store(root)
         verify(store.fetch(prefix), read_manifest(store, prefix))
@@ -143,9 +143,7 @@ def _files(paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:
     for path in paths:
         name = path.resolve().name
         if name in seen:
-            raise UserError(
-                f"two are called {name}", where=str(path), hint="rename one, or put them one after the other"
-            )
+            raise UserError(f"two are called {name}", where=str(path), hint="rename one")
         seen.add(name)
         if path.is_file():
             yield name, path

@@ -62,6 +62,9 @@ def own_credentials(cluster: Cluster, job: StageJob, made: Object) -> None:
 
 def _session(job: StageJob) -> dict[str, str] | None:
     """Temporary credentials as environment variables, or None."""
-    if not job.root.startswith("s3://"):
+    if not job.root.startswith("s3://") or not job.writes:
         return None
-    return None
+    from components.common.sts import session_credentials
+
+    given = session_credentials(job.root, job.reads, job.writes, job.config.deadline + _MARGIN_SECONDS)
+    return given.environment() if given else None

@@ -136,23 +136,28 @@ def _serve(connection: socket.socket, cluster: Cluster, pod: str, port: int) -> 
             _receive(connection, tunnel)
         with suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)
-        with suppress(WebSocketException, *BROKEN):
-            tunnel.shutdown()
+        _end(tunnel)
 
 
 def _open(cluster: Cluster, pod: str, port: int) -> Any:
     settings = cluster.api.configuration
     headers: dict[str, str] = {}
     cluster.api.update_params_for_auth(headers, [], ["BearerToken"])
-    url = get_websocket_url(f"{settings.host}{cluster.path(PODS, pod)}/portforward", {"query_params": []})
-    return create_websocket(settings, f"{url}?ports={port}", headers)
+    url = get_websocket_url(f"{settings.host}{cluster.path(PODS, pod)}/portforward", [("ports", str(port))])
+    return create_websocket(settings, url, headers)
 
 
 def _send(connection: socket.socket, tunnel: Any) -> None:
     with suppress(WebSocketException, *BROKEN):
         while data := connection.recv(_CHUNK):
             tunnel.send(bytes([_DATA]) + data, ABNF.OPCODE_BINARY)
-        tunnel.close()
+    _end(tunnel)
+
+
+def _end(tunnel: Any) -> None:
+    """Ends a tunnel under the thread that reads from it; closing it properly would need that thread."""
+    with suppress(OSError, AttributeError):
+        tunnel.sock.shutdown(socket.SHUT_RDWR)
 
 
 def _receive(connection: socket.socket, tunnel: Any) -> None:

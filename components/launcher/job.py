@@ -33,8 +33,8 @@ class StageJob:
         arguments: Its command line, without the numbers of nodes and processes.
         root: Root of the run's store.
         output: URI of the artifact that it makes, if it makes one.
-        reads: Prefixes below the store's root that it reads.
-        writes: Prefixes below the store's root that it writes.
+        reads: Folders that it reads, as URIs or paths below the store's root.
+        writes: Folders that it writes, the same; empty: it gets the configured credentials.
         environment: Added to the environment that it runs in.
         image: Container image.
         nodes: Pods.
@@ -131,8 +131,8 @@ def stage_job(
         cluster: Whether it runs on a cluster.
         step: Its name, if that is not the stage's.
         output: URI of the artifact that it makes.
-        reads: Prefixes below the root that it reads.
-        writes: Prefixes below the root that it writes.
+        reads: Folders that it reads, as URIs or paths below the root.
+        writes: Folders that it writes, the same.
     """
     training = stage in GPU_STAGES
     gpus = config.gpus_per_node if training and cluster else 0

@@ -43,6 +43,23 @@ class StepRecord:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a run was started.
+
+    Attributes:
+        on: local or kubernetes.
+        host: The machine that drives it.
+        pid: The process that drives it.
+        namespace: Of its jobs.
+    """
+
+    on: str
+    host: str
+    pid: int
+    namespace: str = ""
+
+
+@dataclass(frozen=True)
 class Run:
     """A run's folder in a store."""
 
@@ -75,6 +92,14 @@ class Run:
         """One step, if it has begun."""
         path = self._path(name)
         return StepRecord(**json.loads(self.store.read(path))) if self.store.exists(path) else None
+
+    def begin(self, place: Place) -> None:
+        """Notes where the run is driven from, for those who ask how it goes or end it."""
+        self.store.write(self._place, json.dumps(asdict(place)).encode())
+
+    def place(self) -> Place | None:
+        """Where the run is driven from; None where Kubeflow Pipelines drives it."""
+        return Place(**json.loads(self.store.read(self._place))) if self.store.exists(self._place) else None
 
     def cancel(self) -> None:
         """Marks the run, so that no step of it begins any more."""
@@ -122,6 +147,10 @@ class Run:
             fields = RlhfError(f"{type(error).__name__}: {error}", where=step).to_dict()
             recorder.close("failed", error={**fields, "code": 75 if isinstance(error, SystemExit) else 1})
             raise
+
+    @property
+    def _place(self) -> str:
+        return f"runs/{self.run_id}/place.json"
 
     @property
     def _cancelled(self) -> str:

@@ -6,13 +6,12 @@ import importlib
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from components.common.artifacts import Manifest, find_manifest
-from components.common.config import load_yaml
 from components.common.errors import RlhfError, UserError
 from components.common.gate import check_result
 from components.common.logs import say
@@ -21,6 +20,7 @@ from components.common.store import open_store
 from components.launcher.config import LauncherConfig
 from components.launcher.inputs import missing_inputs, usable_inputs
 from components.launcher.job import stage_job
+from components.launcher.planned import job_of, launcher_config, run_settings
 from components.launcher.record import Recorder, Run
 from components.launcher.run import run_job, runs_on_cluster
 from components.launcher.summary import headline
@@ -83,7 +83,7 @@ def prepare(**parameters: Any) -> tuple[str, str]:
         launcher = resolve(Request(**parameters)).launcher
         arguments = [f"--{name}={value}" for name, value in parameters.items()]
         _run_step(run, "prepare", ["--output", run.store.root, "--run-id", run.run_id, *arguments], launcher)
-        base = str(_config(run)["model"]["source"])
+        base = str(run_settings(run)["model"]["source"])
         recorder.close("done", uri=base)
         say("prepare", f"✓ {_duration(recorder)}")
     return run.config_uri, base
@@ -99,7 +99,7 @@ def data(config: str, model: str) -> dict[str, str]:
     from components.data.sources import with_digests
 
     run = Run.of_config(config)
-    settings = _config(run)
+    settings = run_settings(run)
     with run.recording("data", "data") as recorder:
         wanted = [task for task in wanted_parts(settings) if settings["data"][task]["sources"]]
         parts = {**settings, "data": {task: with_digests(settings["data"][task]) for task in wanted}}
@@ -109,7 +109,7 @@ def data(config: str, model: str) -> dict[str, str]:
         if not reused:
             arguments = ["--config", config, "--output", run.store.root, "--input", f"model={model}"]
             arguments += [f"--task={task}" for task in wanted]
-            _run_step(run, "data", arguments, _launcher(settings), output=plans[wanted[-1]].uri)
+            _run_step(run, "data", arguments, launcher_config(settings), output=plans[wanted[-1]].uri)
         uris: dict[str, str] = {task: plan.uri for task, plan in plans.items()}
         recorder.close("reused" if reused else "done", uri=" ".join(uris.values()))
         say("data", f"✓ {_duration(recorder)}")
@@ -125,7 +125,7 @@ def stage(name: str, config: str, inputs: Mapping[str, str]) -> Finished:
         inputs: URI of each input; an empty one is left out.
     """
     run = Run.of_config(config)
-    settings = _config(run)
+    settings = run_settings(run)
     with run.recording(name, name) as recorder:
         if not settings[name].get("enabled", True):
             recorder.close("off", uri=inputs["model"])
@@ -152,7 +152,7 @@ def merge(config: str, base: str, adapter: str, of: str) -> Finished:
             recorder.close("off", uri=adapter)
             say(step, "✓ nothing to merge")
             return Finished(adapter)
-        return _run("merge", step, run, _config(run), {"base": base, "adapter": adapter}, recorder)
+        return _run("merge", step, run, run_settings(run), {"base": base, "adapter": adapter}, recorder)
 
 
 def report(config: str, page: str = "") -> str:
@@ -167,7 +167,7 @@ def report(config: str, page: str = "") -> str:
     """
     run = Run.of_config(config)
     with run.recording("report", "report") as recorder:
-        _run_step(run, "report", ["--config", config], _launcher(_config(run)))
+        _run_step(run, "report", ["--config", config], launcher_config(run_settings(run)))
         uri = f"{run.store.root}/runs/{run.run_id}/report/index.html"
         if page:
             Path(page).parent.mkdir(parents=True, exist_ok=True)
@@ -196,25 +196,8 @@ def _run(
         recorder.close("reused", uri=plan.uri, made_in=made.get("seconds", 0.0))
         say(step, f"✓ reused: {headline(name, manifest.metrics)}")
         return _finished(plan, manifest)
-    arguments = ["--config", run.config_uri, "--output", plan.uri]
-    for input_name, uri in given.items():
-        arguments += ["--input", f"{input_name}={uri}"]
     began = time.time()
-    run_job(
-        stage_job(
-            run.run_id,
-            name,
-            plan.key,
-            arguments,
-            run.store.root,
-            _launcher(settings),
-            cluster=runs_on_cluster(name),
-            step=step,
-            output=plan.uri,
-            reads=[f"runs/{run.run_id}/", *_below(run.store.root, given.values())],
-            writes=[f"artifacts/{name}/{plan.key}/", f"work/{name}/{plan.key}/"],
-        )
-    )
+    run_job(job_of(run, plan, given, launcher_config(settings), step))
     manifest = find_manifest(plan.store, plan.prefix)
     if manifest is None:
         raise RlhfError(f"ended well, but there is no result at {plan.uri}", where=step, hint="run the same again")
@@ -241,23 +224,9 @@ def _run_step(run: Run, name: str, arguments: list[str], launcher: LauncherConfi
     run_job(stage_job(run.run_id, name, "", arguments, run.store.root, launcher, cluster=cluster, output=output))
 
 
-def _launcher(settings: Mapping[str, Any]) -> LauncherConfig:
-    return LauncherConfig.model_validate(settings.get("launcher") or {})
-
-
-def _below(root: str, uris: Iterable[str]) -> list[str]:
-    """Folders of a store that URIs name, relative to its root."""
-    return [f"{uri.removeprefix(root).strip('/')}/" for uri in uris if uri.startswith(f"{root}/")]
-
-
 def _finished(plan: Plan[Any], manifest: Manifest) -> Finished:
     metadata = {"kind": manifest.kind, "stage": manifest.stage, "key": manifest.key, "digest": manifest.digest}
     return Finished(plan.uri, manifest.metrics, metadata)
-
-
-def _config(run: Run) -> dict[str, Any]:
-    path = f"runs/{run.run_id}/config.yaml"
-    return load_yaml(run.store.read(path).decode(), f"{run.store.root}/{path}")
 
 
 def _duration(recorder: Recorder) -> str:

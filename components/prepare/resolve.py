@@ -27,7 +27,7 @@ class Request:
     """What a person asked for: the parameters of the pipeline.
 
     Attributes:
-        preset: Name of a preset, or a path.
+        preset: Name of a preset, or a path, or YAML text.
         config: YAML text, or a path.
         overrides: Lines `section.field=value`.
         model: The base model, if not the preset's.
@@ -67,11 +67,13 @@ def resolve(request: Request) -> RunConfig:
 
 
 def read_preset(name: str) -> dict[str, Any]:
-    """Reads a preset by name, or a file by path.
+    """Reads a preset by name, or a file by path, or YAML text.
 
     Raises:
         UserError: There is no such preset.
     """
+    if "\n" in name:
+        return load_yaml(name, "preset")
     if "/" in name or name.endswith((".yaml", ".yml")):
         return read_config_file(name)
     folder = resources.files("pipelines.presets")

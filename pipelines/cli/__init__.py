@@ -7,7 +7,10 @@ import importlib
 import click
 
 _COMMANDS = {
-    "run": ("pipelines.cli.run", "Run a pipeline here, in processes of this machine."),
+    "run": ("pipelines.cli.run", "Run a pipeline, on this machine or on a cluster."),
+    "status": ("pipelines.cli.status", "Say how a run goes, step by step."),
+    "logs": ("pipelines.cli.logs", "Show what the steps of a run print."),
+    "cancel": ("pipelines.cli.cancel", "End a run and its jobs."),
     "submit": ("pipelines.cli.submit", "Start a pipeline on Kubeflow Pipelines."),
     "generate": ("pipelines.cli.generate", "Complete a file of prompts with a model."),
     "score": ("pipelines.cli.score", "Score a file of answers with a reward model."),

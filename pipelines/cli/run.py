@@ -1,37 +1,33 @@
-"""`rlhf run`: the pipeline on this machine, each step a process, their lines as they come."""
+"""`rlhf run`: the pipeline driven from this machine, each step a process or a job, their lines as they come."""
 
 from __future__ import annotations
 
-import json
 import os
+import platform
 import re
 import secrets
 import signal
-import subprocess
 import sys
 import time
-from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import IO
+from typing import TYPE_CHECKING
 
 import click
 
-from components.common.errors import RlhfError, UserError
+from components.common.errors import UserError
 from components.common.flows import FLOWS
-from components.common.logs import MARK
 from components.common.store import open_store
-from components.launcher.record import Run
+from components.launcher.record import Place, Run
+from components.prepare.config import RunConfig
 from components.prepare.resolve import Request, resolve
-from pipelines.cli import options
+from pipelines.cli.driver import drive
 from pipelines.cli.errors import reported
 from pipelines.cli.parameters import parse_parameters
 
+if TYPE_CHECKING:
+    from components.launcher.cluster import Cluster
+
 DEFAULT_PIPELINE = Path(__file__).parents[1] / "rlhf.py"
-GRACE_SECONDS = 30.0  # what a pod is given too
-KEPT_LINES = 60  # of the libraries' output, shown when a step dies of a bug
 
 
 @click.command("run", context_settings={"help_option_names": ["-h", "--help"]})
@@ -41,8 +37,12 @@ KEPT_LINES = 60  # of the libraries' output, shown when a step dies of a bug
 @click.option("--model", help="Base model: folder, artifact URI, hub name, .gguf file.")
 @click.option("--data", help="Folder with pretrain, sft, reward and rl files or folders.")
 @click.option("--seed", type=int, help="Of everything random; default 0.")
-@options.store
+@click.option("--store", envvar="RLHF_STORE", help="Where results are kept; default rlhf-store, or the cluster's.")
 @click.option("--run-id", help="Name of the run; by default date, time and four letters.")
+@click.option(
+    "--on", type=click.Choice(["local", "kubernetes"]), default="local", show_default=True, help="Where the steps run."
+)
+@click.option("-n", "--namespace", default="", help="Of the jobs; default the kubeconfig context's.")
 @click.option("-v", "--verbose", is_flag=True, help="Show what the libraries print, too.")
 def run(
     arguments: tuple[str, ...],
@@ -51,11 +51,13 @@ def run(
     model: str | None,
     data: str | None,
     seed: int | None,
-    store: str,
+    store: str | None,
     run_id: str | None,
+    on: str,
+    namespace: str,
     verbose: bool,
 ) -> None:
-    """Run a pipeline here, in processes of this machine.
+    """Run a pipeline, in processes of this machine or as jobs of the kubeconfig's cluster.
 
     PIPELINE.py is pipelines/rlhf.py by default; pipelines/dpo.py goes without a reward model. KEY=VALUE sets a
     parameter (seed=1) or overrides a field of the configuration (sft.learning_rate=1e-4). A stage whose result is in
@@ -68,15 +70,14 @@ def run(
         parameters = {"preset": "tiny-cpu", **parse_parameters(pairs), **given}
         for name in ("config", "model", "data", "preset"):
             parameters[name] = _absolute(name, str(parameters.get(name, "")))
-        if is_ours(file):  # see that it can be run before anything is written
-            request = {name: value for name, value in parameters.items() if name != "launcher_image"}
-            resolve(Request(**request, pipeline=file.stem))  # type: ignore[arg-type]
         if run_id and not re.fullmatch(r"[\w.-]{1,60}", run_id):
             raise UserError("letters, digits, dots, dashes and underscores are allowed", where=f"--run-id {run_id}")
-        started = Run(open_store(store), run_id or _new_run_id())
-        started.forget_unfinished()
-        click.echo(f"run {started.run_id} in {started.store.root}")
-        code = _run_pipeline(file, started, parameters, verbose)
+        started = run_id or _new_run_id()
+        if on == "kubernetes":
+            code = _run_on_cluster(file, parameters, store, started, namespace, verbose)
+        else:
+            _check(file, parameters)
+            code = _start(file, Run(open_store(store or "rlhf-store"), started), parameters, {}, verbose)
     sys.exit(code)
 
 
@@ -107,94 +108,65 @@ def _new_run_id() -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
-def _run_pipeline(file: Path, started: Run, parameters: dict[str, str | int], verbose: bool) -> int:
-    """Runs the pipeline's process to its end; returns the exit code."""
-    with started.store.folder(f"runs/{started.run_id}") as folder:
-        return _run_in(folder, file, started, parameters, verbose)
+def _check(file: Path, parameters: dict[str, str | int]) -> RunConfig | None:
+    """Sees that a run is possible before anything is written; the configuration of a pipeline that is ours."""
+    if not is_ours(file):
+        return None
+    request = {name: value for name, value in parameters.items() if name != "launcher_image"}
+    return resolve(Request(**request, pipeline=file.stem))  # type: ignore[arg-type]
 
 
-def _run_in(folder: Path, file: Path, started: Run, parameters: dict[str, str | int], verbose: bool) -> int:
-    """The same, with a local folder for its log and for what kfp keeps of each step."""
-    environment = {
-        **os.environ,
-        "RLHF_STORE": started.store.root,
-        "RLHF_RUN_ID": started.run_id,
-        "RLHF_MARK_LINES": "1",
-        "PYTHONUNBUFFERED": "1",
-    }
-    command = [sys.executable, "-m", "pipelines.cli.local_pipeline", str(file), str(folder / "kfp")]
-    kept: deque[str] = deque(maxlen=KEPT_LINES)
-    # A session of its own: one signal then reaches the pipeline, its step and the step's processes, and no more.
-    with subprocess.Popen(
-        [*command, json.dumps(parameters)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        env=environment,
-        start_new_session=True,
-    ) as process:
-        assert process.stdout is not None
-        with _ending_on_signal(process), (folder / "run.log").open("w", encoding="utf-8") as log:
-            _follow(process.stdout, log, kept, verbose)
-            status = process.wait()
-    if status == 0:
-        return 0
-    _report(started, environment)
-    failure = started.failure() or RlhfError("the pipeline could not be run", where=str(file))
-    if failure.code == 1 and not verbose:
-        click.echo("\n".join(kept), err=True)
-    click.echo(f"error: {failure}", err=True)
-    return failure.code
+def _run_on_cluster(
+    file: Path, parameters: dict[str, str | int], store: str | None, run_id: str, namespace: str, verbose: bool
+) -> int:
+    from components.launcher.access import cluster_access
+    from components.launcher.job import check_label
+    from pipelines.cli.on_cluster import check_paths, check_secret, embed_files, pod_endpoint
 
-
-def _report(started: Run, environment: dict[str, str]) -> None:
-    """Writes the report of a run that failed, whose own report step was never reached."""
-    if started.store.exists(f"runs/{started.run_id}/config.yaml"):
-        command = [sys.executable, "-m", "components.report", "--config", started.config_uri]
-        if subprocess.run(command, env=environment, capture_output=True, check=False).returncode == 0:
-            click.echo(f"report: {started.store.root}/runs/{started.run_id}/report/index.html")
-
-
-def _follow(output: IO[str], log: IO[str], kept: deque[str], verbose: bool) -> None:
-    """Prints the steps' own lines and keeps the rest."""
-    for line in output:
-        text = line.rstrip("\n")
-        log.write(text.replace(MARK, "") + "\n")
-        mark = text.find(MARK)
-        if mark >= 0:
-            click.echo(text[mark + 1 :])
-        elif verbose:
-            click.echo(text)
-        else:
-            kept.append(text)
-
-
-@contextmanager
-def _ending_on_signal(process: subprocess.Popen[str]) -> Iterator[None]:
-    """Ends the pipeline's whole process group, then this process, when told to or when the terminal is closed."""
-
-    def end(number: int, _frame: FrameType | None) -> None:
-        click.echo("stopping; the same command goes on with what is finished", err=True)
-        _end_group(process)
-        sys.exit(128 + number)
-
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _end_group(process: subprocess.Popen[str]) -> None:
-    os.killpg(process.pid, signal.SIGTERM)
-    deadline = time.monotonic() + GRACE_SECONDS
-    while time.monotonic() < deadline:
-        process.poll()  # a leader that has ended must be reaped, or its group never empties
+    check_label(run_id)
+    config = _check(file, parameters)
+    ours = os.environ.get("AWS_ENDPOINT_URL", "")
+    with cluster_access(namespace or (config.launcher.namespace if config else "")) as cluster:
+        root = store or os.environ.get("RLHF_STORE", "rlhf-store")
+        if config is not None:
+            check_paths(config, root)
+            check_secret(cluster, config.launcher, root)
+            endpoint = pod_endpoint(cluster, config.launcher, ours)
+            if endpoint:
+                parameters = {**parameters, "overrides": _also(parameters, f"launcher.store.endpoint_url={endpoint}")}
+        environment = {"RLHF_LAUNCHER": "kubernetes", "RLHF_CPU_STEPS": "job", "RLHF_NAMESPACE": cluster.namespace}
+        started = Run(open_store(root), run_id)
         try:
-            os.killpg(process.pid, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
+            return _start(file, started, embed_files(parameters), environment, verbose)
+        except SystemExit as stopped:
+            _leave_or_end(cluster, started, stopped.code == 128 + signal.SIGINT)
+            raise
+
+
+def _also(parameters: dict[str, str | int], override: str) -> str:
+    return "\n".join(filter(None, [str(parameters.get("overrides", "")), override]))
+
+
+def _leave_or_end(cluster: Cluster, started: Run, end: bool) -> None:
+    """Ctrl-C means the jobs, too; a lost terminal or a shutdown of this machine does not."""
+    from components.launcher.cancel import delete_jobs
+
+    if end:
+        for name in delete_jobs(cluster, started.run_id):
+            click.echo(f"deleted job {name}", err=True)
+    else:
+        click.echo(
+            f"its jobs go on in namespace {cluster.namespace}: `rlhf run --run-id {started.run_id} …` takes them up, "
+            f"`rlhf cancel {started.run_id}` ends them",
+            err=True,
+        )
+
+
+def _start(
+    file: Path, started: Run, parameters: dict[str, str | int], environment: dict[str, str], verbose: bool
+) -> int:
+    on, namespace = environment.get("RLHF_LAUNCHER", "local"), environment.get("RLHF_NAMESPACE", "")
+    started.forget_unfinished()
+    started.begin(Place(on, platform.node(), os.getpid(), namespace))
+    click.echo(f"run {started.run_id} in {started.store.root}{f' on namespace {namespace}' if namespace else ''}")
+    return drive(file, started, parameters, environment, verbose)

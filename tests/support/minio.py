@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -10,6 +11,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,6 +83,11 @@ class MinioServer:
             self._process.wait(timeout=30)
             self._process = None
 
+    def send(self, number: signal.Signals) -> None:
+        """Sends it a signal, such as SIGSTOP."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def _ready(self) -> bool:
         if self.certificates:
             with socket.socket() as probe:
@@ -90,6 +97,25 @@ class MinioServer:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False
+
+
+def running(folder: Path, **fields: Path) -> Iterator[MinioServer]:
+    """Runs a server with its data below a folder."""
+    binary = find_minio()
+    assert binary, "no MinIO: set RLHF_MINIO, or let tests/cluster build it (tests/cluster/images minio)"
+    server = MinioServer(binary, folder / "data", **fields)
+    server.start()
+    yield server
+    server.stop()
+
+
+def new_root() -> str:
+    """Makes a bucket; returns the URI of a store in it."""
+    from components.common.s3 import S3Store
+
+    root = f"s3://b{secrets.token_hex(6)}/some/prefix"
+    assert S3Store(root).bucket.create()
+    return root
 
 
 def _free_port() -> int:

@@ -1,0 +1,95 @@
+"""`python -m components.launcher run|print|cancel|cleanup`: the launcher by hand and inside pods."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from components.common.entry import guarded, input_pair
+from components.common.logs import say
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command of the launcher; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    return guarded(lambda: int(arguments.command(arguments)))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from components.launcher import steps
+
+    os.environ.setdefault("RLHF_LAUNCHER", "kubernetes")
+    inputs = dict(arguments.input)
+    if arguments.dry_run:
+        return _print(arguments)
+    if arguments.stage == "merge":
+        steps.merge(arguments.config, inputs["base"], inputs["adapter"], arguments.of)
+    elif arguments.stage == "data":
+        steps.data(arguments.config, inputs["model"])
+    elif arguments.stage == "report":
+        steps.report(arguments.config)
+    else:
+        steps.stage(arguments.stage, arguments.config, inputs)
+    return 0
+
+
+def _print(arguments: argparse.Namespace) -> int:
+    import yaml
+
+    from components.launcher.objects import to_object
+    from components.launcher.planned import planned_job
+
+    os.environ.setdefault("RLHF_LAUNCHER", "kubernetes")
+    os.environ.setdefault("RLHF_CPU_STEPS", "job")
+    job = planned_job(arguments.stage, arguments.config, dict(arguments.input))
+    print(yaml.safe_dump(to_object(job), sort_keys=False), end="")
+    return 0
+
+
+def _cancel(arguments: argparse.Namespace) -> int:
+    from components.common.store import open_store
+    from components.launcher.record import Run
+
+    Run(open_store(os.environ["RLHF_STORE"]), arguments.run).cancel()
+    return _cleanup(arguments)
+
+
+def _cleanup(arguments: argparse.Namespace) -> int:
+    from components.launcher.cancel import delete_jobs
+    from components.launcher.cluster import connect
+
+    names = delete_jobs(connect(arguments.namespace), arguments.run)
+    say("cleanup", f"deleted {', '.join(names)}" if names else "no jobs are left")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m components.launcher", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, function, text in (
+        ("run", _run, "run a step as a job and follow it"),
+        ("print", _print, "print the job of a stage, and make nothing"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(command=function, dry_run=False)
+        command.add_argument("stage", help="pretrain, sft, reward, rl, dpo, evaluate, merge, data or report")
+        command.add_argument("--config", required=True, metavar="URI", help="<store>/runs/<run id>/config.yaml")
+        command.add_argument("--input", type=input_pair, action="append", default=[], metavar="NAME=URI", help="inputs")
+        command.add_argument("--of", default="", help="merge: the stage whose adapter it is")
+        if name == "run":
+            command.add_argument("--dry-run", action="store_true", help="print the job, and make nothing")
+    for name, function, text in (
+        ("cancel", _cancel, "end a run: no step of it begins any more, its jobs are deleted"),
+        ("cleanup", _cleanup, "delete the jobs that a run has left, for a pipeline's last step"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(command=function)
+        command.add_argument("run", help="the run's id")
+        command.add_argument("--namespace", default="", help="of its jobs")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""Ending a run's jobs: those that carry its label, whoever made them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from components.launcher.cluster import JOBS, PYTORCHJOBS, SECRETS, WORKFLOWS, ApiError, Cluster, Kind, Object
+from components.launcher.job import LABEL_RUN
+
+_KFP_RUN = "pipeline/runid"
+
+
+def jobs_of(cluster: Cluster, run: str) -> Iterator[tuple[Kind, Object]]:
+    """A run's jobs. A cluster without the training operator has none of its kind."""
+    for kind in (PYTORCHJOBS, JOBS):
+        try:
+            found = cluster.ask("GET", cluster.path(kind), {"labelSelector": f"{LABEL_RUN}={run}"})
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            continue
+        yield from ((kind, item) for item in found["items"])
+
+
+def delete_jobs(cluster: Cluster, run: str) -> list[str]:
+    """Deletes a run's jobs and what belongs to them; returns their names.
+
+    Their pods are told to stop at once, and have their grace period for a last checkpoint.
+    """
+    names = []
+    for kind, item in jobs_of(cluster, run):
+        cluster.delete(kind, item["metadata"]["name"])
+        names.append(item["metadata"]["name"])
+    for secret in cluster_secrets(cluster, run):
+        cluster.delete(SECRETS, secret)
+    return names
+
+
+def cluster_secrets(cluster: Cluster, run: str) -> list[str]:
+    """Names of the Secrets that a run's launchers made; one may be left of a launcher that was killed early."""
+    try:
+        found = cluster.ask("GET", cluster.path(SECRETS), {"labelSelector": f"{LABEL_RUN}={run}"})
+    except ApiError:  # the launcher's role does not list Secrets; those of jobs go with them
+        return []
+    return [item["metadata"]["name"] for item in found["items"]]
+
+
+def terminate_workflow(cluster: Cluster, run: str) -> bool:
+    """Ends the Argo Workflow of a run of Kubeflow Pipelines as its own API does; returns whether there was one."""
+    try:
+        found = cluster.ask("GET", cluster.path(WORKFLOWS), {"labelSelector": f"{_KFP_RUN}={run}"})
+    except ApiError as error:
+        if error.status in (403, 404):
+            return False
+        raise
+    for item in found["items"]:
+        cluster.patch(WORKFLOWS, item["metadata"]["name"], {"spec": {"activeDeadlineSeconds": 0}})
+    return bool(found["items"])

@@ -1,0 +1,71 @@
+"""The job of a stage whose inputs and key are known."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from components.common.config import load_yaml
+from components.common.stage import Plan, StageSpec, make_plan
+from components.launcher.config import LauncherConfig
+from components.launcher.inputs import usable_inputs
+from components.launcher.job import StageJob, stage_job
+from components.launcher.record import Run
+from components.launcher.run import runs_on_cluster
+
+
+def job_of(run: Run, plan: Plan[Any], inputs: Mapping[str, str], config: LauncherConfig, step: str = "") -> StageJob:
+    """A stage as a job.
+
+    Args:
+        run: The run that it belongs to.
+        plan: The stage with its key and the place of its result.
+        inputs: URI of each input by name.
+        config: The run's section `launcher`.
+        step: The step's name, if that is not the stage's.
+    """
+    stage = plan.spec.name
+    arguments = ["--config", run.config_uri, "--output", plan.uri]
+    for name, uri in inputs.items():
+        arguments += ["--input", f"{name}={uri}"]
+    return stage_job(
+        run.run_id,
+        stage,
+        plan.key,
+        arguments,
+        run.store.root,
+        config,
+        cluster=runs_on_cluster(stage),
+        step=step,
+        output=plan.uri,
+        reads=[f"runs/{run.run_id}", *inputs.values()],
+        writes=[f"artifacts/{stage}/{plan.key}", f"work/{stage}/{plan.key}"],
+    )
+
+
+def planned_job(stage: str, config: str, inputs: Mapping[str, str]) -> StageJob:
+    """The job that a step of a run would be; nothing is run, and its result may be there.
+
+    Args:
+        stage: The stage.
+        config: URI of the run's configuration.
+        inputs: URI of each input by name.
+    """
+    run = Run.of_config(config)
+    settings = run_settings(run)
+    spec: StageSpec[Any] = importlib.import_module(f"components.{stage}.config").SPEC
+    given = usable_inputs(spec, inputs)
+    plan = make_plan(spec, settings, run.config_uri, given, run.store.root)
+    return job_of(run, plan, given, launcher_config(settings))
+
+
+def launcher_config(settings: Mapping[str, Any]) -> LauncherConfig:
+    """The section `launcher` of a run's configuration."""
+    return LauncherConfig.model_validate(settings.get("launcher") or {})
+
+
+def run_settings(run: Run) -> dict[str, Any]:
+    """A run's resolved configuration."""
+    path = f"runs/{run.run_id}/config.yaml"
+    return load_yaml(run.store.read(path).decode(), f"{run.store.root}/{path}")

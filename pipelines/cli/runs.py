@@ -1,0 +1,84 @@
+"""Finding a run: in a directory, in an S3 store, and by its labels on a cluster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from components.common.errors import RlhfError, UserError
+from components.common.store import open_store
+from components.launcher.record import Place, Run
+
+if TYPE_CHECKING:
+    from components.launcher.cluster import Cluster
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run, where it is driven from, and the cluster that has its jobs, if one has."""
+
+    run: Run
+    place: Place | None
+    cluster: Cluster | None
+
+
+def options(command: Command) -> Command:
+    """Adds the options by which a run is found."""
+    store = click.option("--store", envvar="RLHF_STORE", help="Where results are kept; default rlhf-store.")
+    namespace = click.option("-n", "--namespace", default="", help="Of the run's jobs; its store is looked up there.")
+    return store(namespace(command))
+
+
+@contextmanager
+def found_run(run_id: str | None, store: str | None, namespace: str) -> Iterator[Found]:
+    """Finds a run while the block runs.
+
+    Args:
+        run_id: Its id; None: the newest of the store.
+        store: Root of the store; None: the cluster's, if a namespace is given, else the default directory.
+        namespace: Of its jobs; empty: what the run itself says.
+
+    Raises:
+        UserError: There is no such run.
+    """
+    from components.launcher.access import cluster_access
+
+    if namespace or (store or "").startswith("s3://"):
+        with cluster_access(namespace) as cluster:
+            run = _run(run_id, store or os.environ.get("RLHF_STORE", ""))
+            yield Found(run, run.place(), cluster)
+        return
+    run = _run(run_id, store or "rlhf-store")
+    place = run.place()
+    if place is None or place.on == "local":
+        yield Found(run, place, None)
+        return
+    with cluster_access(place.namespace) as cluster:
+        yield Found(run, place, cluster)
+
+
+def _run(run_id: str | None, root: str) -> Run:
+    if not root:
+        raise UserError("no store is known", where="--store", hint="give it, or set RLHF_STORE in ConfigMap rlhf-stack")
+    store = open_store(root)
+    runs = sorted({path.split("/")[1] for path in store.files("runs") if path.count("/") > 1})
+    if run_id is None and runs:
+        return max((Run(store, name) for name in runs), key=_began)
+    if run_id not in runs:
+        known = f"runs: {', '.join(runs[-5:])}" if runs else "there is none"
+        raise UserError("no such run", where=f"{run_id or 'run'} in {store.root}", hint=known)
+    return Run(store, str(run_id))
+
+
+def _began(run: Run) -> float:
+    try:
+        return max((record.started for record in run.steps()), default=0.0)
+    except RlhfError:  # removed while we look
+        return 0.0

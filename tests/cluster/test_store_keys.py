@@ -1,0 +1,95 @@
+"""Temporary keys open what is named and nothing else; a stage works with them."""
+
+from __future__ import annotations
+
+import pytest
+
+from components.common.errors import UserError
+from components.common.s3 import S3Store
+from components.common.store import split_s3
+from components.common.sts import session_credentials, session_policy
+from tests.cluster.test_store import PREFIX, forget, make
+
+pytest_plugins = ("tests.support.store_fixtures",)
+
+OWN = "artifacts/rl/abc"
+
+
+@pytest.fixture
+def limited(store, monkeypatch):
+    """The store, opened with keys for one input, one result and the work on it; and as its owner sees it."""
+    store.write("runs/r/config.yaml", b"seed: 1")
+    store.write("runs/r2/config.yaml", b"secret")
+    store.write(f"{PREFIX}x/near", b"secret")
+    make(store)
+    make(store, prefix="artifacts/sft/other")
+    given = session_credentials(
+        store.root, [PREFIX, f"{store.root}/runs/r/config.yaml"], [OWN, "work/rl/abc"], seconds=3600
+    )
+    assert given
+    assert given.secret_key not in repr(given)
+    for name, value in given.environment().items():
+        monkeypatch.setenv(name, value)
+    return S3Store(store.root), store
+
+
+def test_inputs_can_be_read_and_results_written(limited, own_cache):
+    store, owner = limited
+    forget(own_cache)
+    assert (store.fetch(PREFIX) / "a.bin").read_bytes() == b"0123456789"
+    assert store.read("runs/r/config.yaml") == b"seed: 1"
+    assert not store.exists(f"{OWN}/manifest.json")
+    make(store, {"big": bytes(20 << 20), "small": b"1"}, prefix=OWN)
+    assert not store.publish(owner_copy(store), OWN)
+    with store.work("work/rl/abc/run", writes=True) as work:
+        (work / "metrics.jsonl").write_text("{}\n")
+    assert owner.read("work/rl/abc/run/metrics.jsonl") == b"{}\n"
+    store.remove_folder("work/rl/abc")
+    assert owner.files("work/rl/abc") == []
+
+
+def owner_copy(store):
+    """A result of the same key that comes second."""
+    folder = store.scratch()
+    (folder / "small").write_text("2")
+    (folder / "manifest.json").write_text("{}")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda s: s.read("artifacts/sft/other/manifest.json"),
+        lambda s: s.fetch("artifacts/sft/other"),
+        lambda s: s.read(f"{PREFIX}x/near"),
+        lambda s: s.read("runs/r2/config.yaml"),
+        lambda s: s.files(""),
+        lambda s: s.files("artifacts"),
+        lambda s: s.write(f"{PREFIX}/extra", b""),
+        lambda s: s.write("runs/r/config.yaml", b""),
+        lambda s: s.remove(f"{PREFIX}/manifest.json"),
+        lambda s: s.write("artifacts/rl/abcd/manifest.json", b""),
+        lambda s: s.write("work/sft/abc/x", b""),
+        lambda s: make(s, prefix="artifacts/rl/other"),
+        lambda s: s.bucket.create(),
+    ],
+)
+def test_nothing_else_can(limited, own_cache, ask):
+    store, owner = limited
+    forget(own_cache)
+    before = owner.bucket.entries("")
+    with pytest.raises(UserError, match=r"access denied|cannot be deleted"):
+        ask(store)
+    assert owner.bucket.entries("") == before
+
+
+def test_where_there_are_none(limited, tmp_path):
+    store, _ = limited
+    assert session_credentials(store.root, [PREFIX], [OWN], 60) is None  # temporary keys give no others
+    assert session_credentials(str(tmp_path), [PREFIX], [OWN], 60) is None
+
+
+def test_a_policy_never_opens_a_whole_bucket():
+    bucket = split_s3("s3://b/p")[0]
+    with pytest.raises(UserError, match="a whole bucket would be opened"):
+        session_policy(bucket, [bucket], [])
