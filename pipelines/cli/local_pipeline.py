@@ -34,7 +34,7 @@ def main() -> int:
 def leave_parameters_alone(
     replace: Callable[[list[str], str], list[str]], command: list[str], executable: str
 ) -> list[str]:
-    """kfp puts the interpreter's path in place of every `python3`, also inside what parameters say.
+    """Kfp puts the interpreter's path in place of every `python3`, also inside what parameters say.
 
     Args:
         replace: kfp's own function.

@@ -14,13 +14,6 @@ HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 OUTPUT = click.Path(path_type=Path, dir_okay=False)
 
 base = click.option("--base", metavar="URI", help="The model below an adapter, if its manifest does not lead to it.")
-store = click.option(
-    "--store",
-    envvar="RLHF_STORE",
-    default="rlhf-store",
-    show_default=True,
-    help="Where results are kept: a folder or s3://BUCKET[/PREFIX].",
-)
 batch_tokens = click.option(
     "--batch-tokens",
     type=click.IntRange(min=1),
