@@ -33,7 +33,7 @@ class Outages:
             tell = not self.told and waited > QUIET_SECONDS
             self.told = self.told or tell
         if tell:
-            say("store", f"{fault.error.what}; trying for {left:.0f} s more")
+            say("store", f"{fault.error.what.removeprefix('the store at ')}; trying for {left:.0f} s more")
 
     def over(self) -> None:
         """Notes that the store has answered, and says so if it was said to be away."""
