@@ -18,6 +18,8 @@ QUIET_SECONDS = 3.0  # an outage that is shorter is not worth a line
 
 T = TypeVar("T")
 
+_jitter = random.Random()  # of its own: training draws from the global one
+
 
 @dataclass
 class Outages:
@@ -78,7 +80,7 @@ def until_answered(
             outages.tell(fault, time.monotonic() - began, left)
             attempt += 1
             # Full jitter: those who failed together must not come back together.
-            stop.wait(random.uniform(0.05, min(10.0, 0.1 * 2 ** min(attempt, 10))))
+            stop.wait(_jitter.uniform(0.05, min(10.0, 0.1 * 2 ** min(attempt, 10))))
         else:
             outages.over()
             return answer
