@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import time
 from datetime import datetime
 
@@ -16,7 +15,7 @@ from components.launcher.job import LABEL_RUN
 from components.launcher.log_store import read_log, stored_logs
 from components.launcher.record import Place, Run
 from tests.support.cluster import pod, wait_until
-from tests.support.cluster_steps import Launcher, Steps
+from tests.support.cluster_steps import Launcher, Steps, kill_containers
 from tests.support.commands import python
 
 
@@ -82,20 +81,11 @@ def test_four_pods_of_one_gpu(steps):
 def test_a_killed_container_starts_again_and_no_line_is_lost_or_doubled(steps):
     launcher = steps.launch("--steps=12", "--pause=0.4")
     launcher.wait_for("sft step 4/12")
-    kill_container(steps)
+    kill_containers(f"little_stage.*{steps.key}")
     assert launcher.end() == 0, launcher.text
     assert "starts again: " in launcher.text
     assert said_steps(launcher.text) == list(range(1, 13))
     steps.check_nothing_is_left()
-
-
-def kill_container(steps: Steps) -> None:
-    """SIGKILL to the container's first process, as the kernel sends it."""
-    found = subprocess.run(["pgrep", "-f", f"little_stage.*{steps.key}"], capture_output=True, text=True, check=True)
-    for pid in found.stdout.split():
-        cgroup = open(f"/proc/{pid}/cgroup").read()  # noqa: SIM115
-        if "kubepods" in cgroup or "rlhf" in cgroup:
-            subprocess.run(["kill", "-9", pid], check=True)
 
 
 def test_a_deleted_pod_is_made_anew_and_the_step_goes_on(steps):
