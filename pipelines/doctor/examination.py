@@ -126,7 +126,7 @@ def _store(cluster: Any, wanted: Wanted) -> Iterator[Finding]:
     else:
         yield from examine("store", partial(check_store, root))
         yield from examine("keys", partial(check_keys, root))
-    yield from examine("images", partial(check_images, cluster, {}))
+    yield from examine("images", partial(check_images, cluster))
     if wanted.pull:
         config = LauncherConfig(namespace=cluster.namespace)
         yield from examine("pull", partial(check_pull, cluster, STEPS, root, config))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from pipelines.doctor.finding import Finding
+from pipelines.doctor.finding import Finding, State
 
 DISTRIBUTION = "rlhf-stack"
 GIB = 2**30
@@ -31,22 +31,27 @@ def check_python() -> Iterator[Finding]:
 def check_packages() -> Iterator[Finding]:
     """Whether what the package asks for is installed in the versions it asks for."""
     try:
-        wanted = [Requirement(line) for line in metadata.requires(DISTRIBUTION) or ()]
+        own, training = _wanted(""), _wanted("train")
     except metadata.PackageNotFoundError:
-        yield Finding(
-            "packages", "warning", f"{DISTRIBUTION} is not installed", "pip install -e '.[train]' in its clone"
-        )
+        remedy = "pip install -e '.[train]' in its clone"
+        yield Finding("packages", "warning", f"{DISTRIBUTION} is not installed", remedy)
         return
-    yield from _packages("packages", [w for w in wanted if _applies(w, "")], "failed", "pip install -e .")
-    training = [w for w in wanted if _applies(w, "train") and not _applies(w, "")]
+    yield from _packages("packages", own, "failed", "pip install -e .")
     yield from _packages("training", training, "warning", "to train on this machine: pip install -e '.[train]'")
 
 
-def _applies(requirement: Requirement, extra: str) -> bool:
-    return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+def _wanted(extra: str) -> list[Requirement]:
+    """What the package asks for, of an extra what comes on top, through extras that name each other."""
+    lines = [Requirement(line) for line in metadata.requires(DISTRIBUTION) or ()]
+    always = [line for line in lines if line.marker is None or line.marker.evaluate({"extra": ""})]
+    if not extra:
+        return always
+    asked = [line for line in lines if line not in always and line.marker and line.marker.evaluate({"extra": extra})]
+    nested = [found for line in asked if line.name == DISTRIBUTION for name in line.extras for found in _wanted(name)]
+    return [line for line in asked if line.name != DISTRIBUTION] + nested
 
 
-def _packages(name: str, wanted: list[Requirement], bad: str, remedy: str) -> Iterator[Finding]:
+def _packages(name: str, wanted: list[Requirement], bad: State, remedy: str) -> Iterator[Finding]:
     found, faults = [], []
     for requirement in wanted:
         try:
@@ -58,7 +63,7 @@ def _packages(name: str, wanted: list[Requirement], bad: str, remedy: str) -> It
         if not requirement.specifier.contains(version, prereleases=True):
             faults.append(f"{requirement.name} {version} is not {requirement.specifier}")
     if faults:
-        yield Finding(name, "failed" if bad == "failed" else "warning", ", ".join(faults), remedy)
+        yield Finding(name, bad, ", ".join(faults), remedy)
     else:
         yield Finding(name, "ok", ", ".join(found))
 

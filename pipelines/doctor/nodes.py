@@ -116,16 +116,15 @@ def _remedy(node: dict[str, Any], placement: Placement) -> str:
     return "set launcher.gpus_per_node and launcher.nodes to what there is, or launcher.placement, or add nodes"
 
 
-def check_images(cluster: Cluster, images: dict[str, str]) -> Iterator[Finding]:
+def check_images(cluster: Cluster) -> Iterator[Finding]:
     """Which images the nodes have already."""
-    wanted = sorted({images.get(step) or image_of(step) for step in STEPS})
+    wanted = sorted({image_of(step) for step in STEPS})
     try:
         nodes = cluster.ask("GET", "/api/v1/nodes")["items"]
     except ApiError:
         return
-    there = {
-        name for node in nodes for image in (node.get("status") or {}).get("images", []) for name in image["names"]
-    }
+    images = [image for node in nodes for image in (node.get("status") or {}).get("images") or []]
+    there = {name for image in images for name in image.get("names") or []}
     absent = [image for image in wanted if image not in there]
     if absent:
         what = f"{len(absent)} of {len(wanted)} on no node yet: {', '.join(absent)}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Iterator
+from pathlib import Path
 
 from components.common.errors import RlhfError
-from components.common.store import is_s3, open_store
+from components.common.store import is_s3, local_path, open_store
 from pipelines.doctor.finding import Finding
 
 PROBE = b"rlhf doctor"
@@ -14,6 +16,9 @@ PROBE = b"rlhf doctor"
 
 def check_store(root: str) -> Iterator[Finding]:
     """Writes a few bytes, reads them back and takes them away."""
+    if not is_s3(root) and not local_path(root).exists():
+        yield from _future(local_path(root).absolute())
+        return
     path = f"runs/.doctor-{secrets.token_hex(4)}"
     try:
         store = open_store(root)
@@ -27,6 +32,17 @@ def check_store(root: str) -> Iterator[Finding]:
         yield Finding("store", "ok", f"{store.root} can be written and read")
     else:
         yield Finding("store", "failed", f"{root} gives back other bytes than were written", "use another store")
+
+
+def _future(folder: Path) -> Iterator[Finding]:
+    """A folder that the first run will make; doctor makes none."""
+    there = next(parent for parent in folder.parents if parent.exists())
+    if os.access(there, os.W_OK):
+        yield Finding("store", "ok", f"{folder} will be made by the first run")
+    else:
+        yield Finding(
+            "store", "failed", f"{folder} cannot be made: {there} is not ours to write", "give --store FOLDER"
+        )
 
 
 def check_keys(root: str) -> Iterator[Finding]:
