@@ -31,16 +31,17 @@ class PackedRows(Dataset[Row]):
 def collate(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
     """Makes a micro-batch of rows, padded on the right to the longest.
 
-    Rows of one sequence each get an attention mask, which any model understands. Rows of several get position ids that
-    begin anew with every sequence, by which transformers finds the borders; the padding is one more sequence. Rows are
-    stacked, not joined: masks and scores grow with the square of one row's length, not of all rows' together.
+    Rows are stacked, not joined: attention's masks and scores grow with the square of one row's length, not of all
+    rows' together. Rows of several sequences get position ids that begin anew with each, by which transformers finds
+    the borders; rows of one need nothing, because no token looks to its right, where the padding is.
 
     Args:
         rows: `input_ids`, `labels` and `seq_lengths` of each row.
 
     Returns:
-        `input_ids`, `labels`, and either `attention_mask` or `position_ids`, of shape (rows, width); `lengths`, the
-        tokens of each row, of shape (rows,). A sequence's first token carries no label: nothing inside it predicts it.
+        `input_ids`, `labels` and, with several sequences in a row, `position_ids`, of shape (rows, width); `lengths`,
+        the tokens of each row, of shape (rows,). A sequence's first token carries no label: nothing inside it predicts
+        it.
     """
     lengths = [len(row["input_ids"]) for row in rows]
     shape = len(rows), max(lengths)
@@ -53,8 +54,6 @@ def collate(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
         positions[index] = np.concatenate([np.arange(count) for count in sequences])
     labels[positions == 0] = -100
     batch: dict[str, Any] = {"input_ids": ids, "labels": labels, "lengths": np.asarray(lengths)}
-    if all(len(row["seq_lengths"]) == 1 for row in rows):
-        batch["attention_mask"] = (np.arange(shape[1]) < batch["lengths"][:, None]).astype(np.int64)
-    else:
+    if any(len(row["seq_lengths"]) > 1 for row in rows):
         batch["position_ids"] = positions
     return {name: torch.from_numpy(values) for name, values in batch.items()}

@@ -60,7 +60,7 @@ def _cleanup(arguments: argparse.Namespace) -> int:
     from components.launcher.cancel import delete_jobs
     from components.launcher.cluster import connect
 
-    names = delete_jobs(connect(arguments.namespace), arguments.run)
+    names = delete_jobs(connect(arguments.namespace or os.environ.get("RLHF_NAMESPACE", "")), arguments.run)
     say("cleanup", f"deleted {', '.join(names)}" if names else "no jobs are left")
     return 0
 

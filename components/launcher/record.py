@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -129,7 +130,8 @@ class Run:
         before = self.step(step)
         if before and before.state == "failed" and before.error.get("code") != 75:
             error = error_from_dict(before.error)
-            say(step, f"failed before in this run: {error}")
+            if "KFP_POD_NAME" in os.environ:  # this pod's log would say nothing else
+                say(step, f"failed before in this run: {error}")
             raise SystemExit(error.code)
         recorder = Recorder(self, StepRecord(step, stage, "running", time.time()))
         self.write(recorder.record)

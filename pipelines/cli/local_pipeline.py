@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 
@@ -13,9 +15,12 @@ def main() -> int:
     file, root, parameters = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
     warnings.filterwarnings("ignore")  # kfp.local warns about image names, resources and placeholders it ignores
     from kfp import local
+    from kfp.local import subprocess_task_handler
 
     from pipelines.cli.load import load_pipeline
 
+    replace = subprocess_task_handler.replace_python_executable
+    subprocess_task_handler.replace_python_executable = partial(leave_parameters_alone, replace)
     pipeline = load_pipeline(file)
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=root, raise_on_error=True)
     try:
@@ -24,6 +29,21 @@ def main() -> int:
         print(error, flush=True)
         return 1
     return 0
+
+
+def leave_parameters_alone(
+    replace: Callable[[list[str], str], list[str]], command: list[str], executable: str
+) -> list[str]:
+    """Kfp puts the interpreter's path in place of every `python3`, also inside what parameters say.
+
+    Args:
+        replace: kfp's own function.
+        command: Command line of a step, with its parameters as JSON.
+        executable: The interpreter.
+    """
+    replaced = replace(command, executable)
+    after = [index + 1 for index, part in enumerate(command) if part == "--executor_input"]
+    return [command[index] if index in after else part for index, part in enumerate(replaced)]
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def embed_files(parameters: dict[str, str | int]) -> dict[str, str | int]:
     preset = Path(str(parameters.get("preset", "")))
     if preset.suffix in (".yaml", ".yml") and preset.is_file():
         read_config_file(str(preset))
-        parameters = {**parameters, "preset": preset.read_text(encoding="utf-8")}
+        parameters = {**parameters, "preset": f"{preset.read_text(encoding='utf-8')}\n"}  # text by its line ends
     return embed_config(parameters)
 
 

@@ -142,6 +142,7 @@ def trl(task: Task, seed: int, *, more: Sequence[str] = ()) -> tuple[Cost, Path]
         "--lora_target_modules",
         *TARGETS,
         "--report_to=none",
+        "--use_cpu=True",
         *more,
     ]
     # Its cache of tokenised rows would make the second run another one than the first.

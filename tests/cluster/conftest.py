@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
+import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from tests.support.namespaces import namespace_objects
 ROOT = Path(__file__).parents[2]
 REGISTRY = os.environ.get("RLHF_TEST_REGISTRY", "localhost/rlhf-test")
 PYTHON_IMAGE = f"{REGISTRY}/python:{sys.version_info[0]}.{sys.version_info[1]}"
-MINIO_IMAGE = f"{REGISTRY}/minio:latest"
+MINIO_IMAGE = f"{REGISTRY}/minio:1"
+VERSION = "test"
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def namespace(request: pytest.FixtureRequest, cluster: Cluster, bucket: Bucket) 
     """A namespace ready for a run. It enforces `restricted`, except for a test that is `lent` folders of the node."""
     name = f"rlhf-test-{secrets.token_hex(3)}"
     level = "privileged" if "lent" in request.fixturenames else "restricted"
-    images = {"RLHF_REGISTRY": REGISTRY, "RLHF_VERSION": "test"}
+    images = {"RLHF_REGISTRY": REGISTRY, "RLHF_VERSION": VERSION}
     made, objects = namespace_objects(name, level, bucket.secret(), {**bucket.settings(), **images})
     cluster.create(made)
     try:
@@ -90,7 +92,8 @@ def namespace(request: pytest.FixtureRequest, cluster: Cluster, bucket: Bucket) 
 @pytest.fixture(scope="session")
 def lent() -> Lent:
     """Lends the checkout and the packages; its pods need a namespace that allows hostPath."""
-    folders = {"packages": Path(sysconfig.get_path("purelib")), "tree": ROOT}
+    # By that part of its path dill knows a package from a user's code, which it would pickle whole.
+    folders = {"site-packages": Path(sysconfig.get_path("purelib")), "tree": ROOT}
     volumes: list[Object] = [
         {"name": f"lent-{name}", "hostPath": {"path": str(folder), "type": "Directory"}}
         for name, folder in folders.items()
@@ -99,9 +102,28 @@ def lent() -> Lent:
         {"name": f"lent-{name}", "mountPath": f"/lent/{name}", "readOnly": True} for name in folders
     ]
     environment: dict[str, Any] = {
-        "PYTHONPATH": "/lent/tree:/lent/packages",
+        "PYTHONPATH": "/lent/tree:/lent/site-packages",
         "PYTHONDONTWRITEBYTECODE": "1",
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
     }
     return Lent(PYTHON_IMAGE, volumes, mounts, environment)
+
+
+@pytest.fixture(scope="session")
+def small_images(cluster: Cluster) -> Callable[[str], str]:
+    """Our images without torch; the function names the one of a target."""
+    return _stack(cluster, "launcher", "data")
+
+
+@pytest.fixture(scope="session")
+def images(cluster: Cluster) -> Callable[[str], str]:
+    """All our images: ten minutes and 20 GB of disk the first time."""
+    return _stack(cluster)
+
+
+def _stack(cluster: Cluster, *targets: str) -> Callable[[str], str]:
+    """Builds images into the cluster that this folder has made; any other must have them already."""
+    if cluster.is_ours:
+        subprocess.run([ROOT / "tests" / "cluster" / "images", "--stack", *targets], check=True)
+    return lambda target: f"{REGISTRY}/{target}:{VERSION}"

@@ -30,7 +30,7 @@ BUSYBOX=$REGISTRY/busybox:1.35
 INIT=$REGISTRY/init:1
 PYTHON=$REGISTRY/python:3.11
 OPERATOR=$REGISTRY/training-operator:$OPERATOR_VERSION
-MINIO=$REGISTRY/minio:latest
+MINIO=$REGISTRY/minio:1
 STACK_VERSION='test' # tag of our own images
 
 say() { printf '[%s] %s\n' "$(date +%T)" "$*" >&2; }

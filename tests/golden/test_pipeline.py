@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 from kfp import compiler
 
 from components.common.flows import flow_steps
+from components.images import image_of
 from pipelines.cli.load import load_pipeline
 from tests.support.commands import ROOT
 
@@ -39,6 +41,20 @@ def pipeline(compiled):
     return compiled[0]
 
 
+@pytest.fixture(scope="module")
+def tasks(pipeline):
+    """The steps that the exit step waits for."""
+    return pipeline["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+
+
+@pytest.fixture(scope="module")
+def platforms(compiled, pipeline):
+    """What is Kubernetes' own, by the step's component."""
+    executors = compiled[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert set(executors) == set(pipeline["deploymentSpec"]["executors"])
+    return {name.removeprefix("exec-"): executor for name, executor in executors.items()}
+
+
 def test_the_compiled_pipeline_is_the_one_in_the_tree(compiled, name):
     golden = GOLDEN / f"{name}.yaml"
     documents = [{key: value for key, value in part.items() if key != "sdkVersion"} for part in compiled]
@@ -47,8 +63,7 @@ def test_the_compiled_pipeline_is_the_one_in_the_tree(compiled, name):
     assert list(yaml.safe_load_all(golden.read_text())) == documents
 
 
-def test_the_steps_follow_one_another_with_a_merge_after_each_stage(pipeline, name):
-    tasks = pipeline["root"]["dag"]["tasks"]
+def test_the_steps_follow_one_another_with_a_merge_after_each_stage(tasks, name):
     assert set(tasks) == set(CHAINS[name])
 
     def ancestors(name):
@@ -59,11 +74,31 @@ def test_the_steps_follow_one_another_with_a_merge_after_each_stage(pipeline, na
         assert before in ancestors(after), f"{after} does not wait for {before}"
 
 
-def test_every_step_runs_the_launcher_image_uncached_and_installs_nothing(pipeline):
+def test_whatever_becomes_of_the_steps_what_they_left_is_removed(pipeline):
     tasks = pipeline["root"]["dag"]["tasks"]
-    for name, task in tasks.items():
+    assert set(tasks) == {"exit-handler-1", "cleanup"}
+    assert tasks["cleanup"]["dependentTasks"] == ["exit-handler-1"]
+    assert tasks["cleanup"]["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
+
+
+def test_every_step_runs_uncached_in_an_image_that_has_what_it_needs(pipeline, tasks):
+    images = {
+        name: executor["container"]["image"] for name, executor in pipeline["deploymentSpec"]["executors"].items()
+    }
+    for name, task in {**tasks, "cleanup": pipeline["root"]["dag"]["tasks"]["cleanup"]}.items():
         assert not task.get("cachingOptions"), name
-        assert "pipelinechannel--launcher_image" in task["inputs"]["parameters"], name
+        given = "pipelinechannel--launcher_image" in task["inputs"]["parameters"]
+        assert given == (name not in ("prepare", "data")), name
+    assert images["exec-prepare"] == image_of("pretrain")
+    assert images["exec-data"] == image_of("data")
+
+
+def test_a_lost_pod_is_made_again(pipeline, tasks):
+    for name, task in {**tasks, "cleanup": pipeline["root"]["dag"]["tasks"]["cleanup"]}.items():
+        assert task["retryPolicy"]["maxRetryCount"] == 2, name
+
+
+def test_a_component_is_a_few_lines_and_installs_nothing(pipeline):
     for name, executor in pipeline["deploymentSpec"]["executors"].items():
         command = " ".join(executor["container"]["command"])
         assert "pip install" not in command, name
@@ -71,8 +106,14 @@ def test_every_step_runs_the_launcher_image_uncached_and_installs_nothing(pipeli
         assert len([line for line in body.splitlines() if line.strip()]) <= 5, name
 
 
-def test_the_flow_of_the_same_name_lists_the_steps(pipeline, name):
-    tasks = pipeline["root"]["dag"]["tasks"]
+def test_no_step_asks_for_gpus(pipeline):
+    for name, executor in pipeline["deploymentSpec"]["executors"].items():
+        assert set(executor["container"]["resources"]) == {
+            *("cpuRequest", "resourceCpuRequest", "memoryRequest", "resourceMemoryRequest")
+        }, name
+
+
+def test_the_flow_of_the_same_name_lists_the_steps(tasks, name):
     constants = tasks["prepare"]["inputs"]["parameters"]["pipeline"]
     assert constants == {"runtimeValue": {"constant": name}}
     names = {task: fields["taskInfo"]["name"].replace(" ", "-") for task, fields in tasks.items()}
@@ -84,11 +125,37 @@ def test_the_parameters_have_defaults_that_need_no_network(pipeline):
     assert set(parameters) == {"preset", "config", "overrides", "model", "data", "launcher_image", "seed"}
     assert all(parameter["isOptional"] for parameter in parameters.values())
     assert parameters["preset"]["defaultValue"] == "tiny-cpu"
+    assert parameters["launcher_image"]["defaultValue"] == image_of("launcher")
 
 
-def test_every_step_knows_its_run(compiled, pipeline):
-    platforms = compiled[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    assert set(platforms) == set(pipeline["deploymentSpec"]["executors"])
+def test_every_step_knows_its_run_and_makes_jobs(platforms):
+    for stage, executor in platforms.items():
+        paths = {env["name"]: env["fieldPath"] for env in executor["fieldPathAsEnv"]}
+        assert paths == {
+            "RLHF_RUN_ID": "metadata.labels['pipeline/runid']",
+            "RLHF_LAUNCHER": "metadata.labels['rlhf-stack/launcher']",
+        }
+        labels = {"rlhf-stack/stage": re.sub(r"-\d+$", "", stage), "rlhf-stack/launcher": "kubernetes"}
+        assert executor["podMetadata"]["labels"] == labels
+
+
+def test_nothing_of_that_reaches_a_laptop(pipeline):
+    """kfp.local sets the variables of a step's container, and only those."""
+    for executor in pipeline["deploymentSpec"]["executors"].values():
+        assert "env" not in executor["container"]
+
+
+def test_every_step_has_the_store(platforms):
     for executor in platforms.values():
-        names = {env["name"]: env["fieldPath"] for env in executor["fieldPathAsEnv"]}
-        assert names == {"RLHF_RUN_ID": "metadata.labels['pipeline/runid']"}
+        (config,), (secret,) = executor["configMapAsEnv"], executor["secretAsEnv"]
+        assert config["configMapName"] == "rlhf-stack"
+        assert secret["secretName"] == "rlhf-store"
+        names = {pair["envVar"]: pair["configMapKey"] for pair in config["keyToEnv"]}
+        names |= {pair["envVar"]: pair["secretKey"] for pair in secret["keyToEnv"]}
+        assert set(names) >= {"RLHF_STORE", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_ACCESS_KEY_ID"}
+        assert all(name == key for name, key in names.items())
+
+
+def test_every_step_may_run_where_only_restricted_pods_are_let_in(platforms):
+    for executor in platforms.values():
+        assert executor["securityContext"] == {"runAsUser": "1000", "runAsGroup": "1000", "runAsNonRoot": True}

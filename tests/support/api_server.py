@@ -210,7 +210,9 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlparse(self.path)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
         found = PATH.fullmatch(url.path)
-        if found is None:
+        if url.path == "/version":
+            self._json(200, {"gitVersion": "v1.34.0"})
+        elif found is None:
             self._error(404, "the server could not find the requested resource")
         elif found["log"]:
             self._log(found["name"], query)

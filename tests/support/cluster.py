@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeVar
 
 from kubernetes import client, config, dynamic
@@ -61,6 +63,12 @@ class Cluster:
     """
 
     kubeconfig: str
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is the one of tests/cluster, on this machine."""
+        state = os.environ.get("RLHF_CLUSTER_STATE", "/var/lib/rlhf-cluster")
+        return Path(self.kubeconfig) == Path(state, "kubeconfig")
 
     @cached_property
     def api(self) -> client.ApiClient:

@@ -7,6 +7,7 @@ import secrets
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ class ClusterMinio:
     def admin(self) -> MinioAdmin:
         """The same for users and policies."""
         provider = StaticProvider(self.user, self.password)
-        return MinioAdmin(_address(self.host_endpoint), credentials=provider, secure=False)
+        return MinioAdmin(endpoint=_address(self.host_endpoint), credentials=provider, secure=False)
 
     def make_bucket(self) -> Bucket:
         """A new bucket with a user who may do everything in it and nothing elsewhere."""
@@ -229,11 +230,15 @@ def _reachable(cluster: Cluster, namespace: str) -> Iterator[str]:
 
 
 def _answers(host: str, port: int) -> bool:
-    try:
-        socket.create_connection((host, port), timeout=2).close()
-    except OSError:
-        return False
-    return True
+    end = time.monotonic() + 5  # a Service is routed a moment after its pod is ready
+    while time.monotonic() < end:
+        try:
+            socket.create_connection((host, port), timeout=1).close()
+        except OSError:
+            time.sleep(0.2)
+        else:
+            return True
+    return False
 
 
 def _address(url: str) -> str:

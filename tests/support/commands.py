@@ -25,7 +25,7 @@ def python(
         env=environment(**changes),
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=timeout,
         check=False,
     )
 

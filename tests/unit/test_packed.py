@@ -76,7 +76,7 @@ def test_a_batch_of_packed_rows_gives_the_loss_of_its_sequences(family, tokenize
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_rows_of_one_sequence_are_padded_so_that_any_model_computes_them(family, tokenizer, table):
+def test_rows_of_one_sequence_are_padded_and_any_model_computes_them(family, tokenizer, table):
     single = unpacked(table)
     model = tiny_model(family, tokenizer)
     batch, sequences = batch_of(single, range(len(single)))

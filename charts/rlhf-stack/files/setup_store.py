@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
+import urllib.request
 from urllib.parse import urlparse
 
 POLICY = "rlhf-pipeline"
@@ -30,19 +30,33 @@ def policy(bucket: str) -> dict[str, object]:
     }
 
 
-def setup() -> None:
+def wait(url: str) -> None:
+    """Waits until MinIO is ready."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            with urllib.request.urlopen(f"{url}/minio/health/ready", timeout=5):
+                return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise
+            print(f"waiting for MinIO: {error}", flush=True)
+        time.sleep(2)
+
+
+def main() -> None:
     """Makes what is missing and sets the user's secret and rights."""
     from minio import Minio, MinioAdmin
     from minio.credentials import StaticProvider
 
+    wait(os.environ["AWS_ENDPOINT_URL"])
     url = urlparse(os.environ["AWS_ENDPOINT_URL"])
     bucket = urlparse(os.environ["RLHF_STORE"]).netloc
     root, password = os.environ["MINIO_ROOT_USER"], os.environ["MINIO_ROOT_PASSWORD"]
-    secure = url.scheme == "https"
-    client = Minio(url.netloc, root, password, secure=secure)
-    if not client.bucket_exists(bucket):
-        client.make_bucket(bucket)
-    admin = MinioAdmin(url.netloc, StaticProvider(root, password), secure=secure)
+    client = Minio(endpoint=url.netloc, access_key=root, secret_key=password, secure=False)
+    if not client.bucket_exists(bucket_name=bucket):
+        client.make_bucket(bucket_name=bucket)
+    admin = MinioAdmin(endpoint=url.netloc, credentials=StaticProvider(root, password), secure=False)
     user = os.environ["AWS_ACCESS_KEY_ID"]
     admin.policy_add(POLICY, policy=policy(bucket))
     admin.user_add(user, os.environ["AWS_SECRET_ACCESS_KEY"])
@@ -50,19 +64,5 @@ def setup() -> None:
     print(f"bucket {bucket} and user {user} are ready", flush=True)
 
 
-def main() -> int:
-    """Tries until MinIO answers; returns the exit code."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    while True:
-        try:
-            setup()
-            return 0
-        except Exception as error:  # MinIO may still be starting, and its client raises what urllib3 raises
-            print(f"not yet: {type(error).__name__}: {error}", flush=True)
-            if time.monotonic() > deadline:
-                return 1
-        time.sleep(3)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -23,14 +23,21 @@ def check_bucket() -> str:
     url, root = urlparse(os.environ["AWS_ENDPOINT_URL"]), urlparse(os.environ["RLHF_STORE"])
     key, secret = os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]
     region, secure = os.environ["AWS_REGION"], url.scheme == "https"
-    client = Minio(url.netloc, key, secret, os.environ.get("AWS_SESSION_TOKEN"), secure=secure, region=region)
+    client = Minio(
+        endpoint=url.netloc,
+        access_key=key,
+        secret_key=secret,
+        session_token=os.environ.get("AWS_SESSION_TOKEN"),
+        secure=secure,
+        region=region,
+    )
     path = "/".join(part for part in (root.path.strip("/"), "helm-test", uuid.uuid4().hex) if part)
-    client.put_object(root.netloc, path, io.BytesIO(b"well"), 4)
+    client.put_object(bucket_name=root.netloc, object_name=path, data=io.BytesIO(b"well"), length=4)
     try:
-        answer = client.get_object(root.netloc, path)
+        answer = client.get_object(bucket_name=root.netloc, object_name=path)
         assert answer.read() == b"well", "what was written is not what was read"
     finally:
-        client.remove_object(root.netloc, path)
+        client.remove_object(bucket_name=root.netloc, object_name=path)
     return f"{os.environ['RLHF_STORE']} can be written and read"
 
 

@@ -1,0 +1,204 @@
+"""Our chart installed in a namespace of a test cluster, with images made there and packages lent from the node."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sysconfig
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from kubernetes.client.exceptions import ApiException
+
+from tests.support.cluster import Cluster, Object, pod, wait_until
+from tests.support.helm import CHART, helm
+
+LENT = "lent"
+_MOUNT = {"name": LENT, "mountPath": "/lent", "readOnly": True}
+_VOLUME = {"name": LENT, "persistentVolumeClaim": {"claimName": LENT, "readOnly": True}}
+
+
+@dataclass(frozen=True)
+class Release:
+    """One release of our chart.
+
+    Attributes:
+        cluster: Where it is.
+        namespace: Its namespace; the release is called `rlhf`.
+        image: A Python image, lent our packages.
+        values: Values that make the chart fit the test cluster.
+    """
+
+    cluster: Cluster
+    namespace: str
+    image: str
+    values: Mapping[str, Any]
+
+    def helm(
+        self, *arguments: str, chart: Path | None = None, values: Mapping[str, Any] | None = None, timeout: str = "5m"
+    ) -> str:
+        """Runs a Helm command on the release; with a chart, its values go with it.
+
+        Args:
+            arguments: Command and options, the release's name left out: `install`, `uninstall --wait`.
+            chart: The chart to install or upgrade to.
+            values: Laid over the release's own.
+            timeout: How long Helm may wait.
+        """
+        command, *options = arguments
+        options += ["-n", self.namespace, "--timeout", timeout]
+        given = {}
+        if chart:
+            options += [str(chart), "--values", "-"]
+            given = {"input": yaml.safe_dump_all([_merge(self.values, values or {})])}
+        environment = {**os.environ, "KUBECONFIG": self.cluster.kubeconfig}
+        result = helm(command, "rlhf", *options, env=environment, **given)
+        assert result.returncode == 0, f"{result.stderr}\n{result.stdout}\n{self.cluster.events(self.namespace)}"
+        return result.stdout
+
+    def upgrade(self, chart: Path = CHART, **values: Any) -> None:
+        """Upgrades to a chart with further values, and waits."""
+        self.helm("upgrade", "--wait", chart=chart, values=values)
+
+    def secret(self, name: str) -> dict[str, str]:
+        """A Secret's content as it is stored."""
+        content: dict[str, str] = self.cluster.core.read_namespaced_secret(name, self.namespace).data
+        return content
+
+    def python(self, name: str, code: str) -> str:
+        """Runs Python in a pod that has the pipeline's credentials; returns what it prints."""
+        made = pod(name, self.image, ["python", "-c", code], environment={"PYTHONPATH": "/lent"})
+        made["spec"]["volumes"].append(_VOLUME)
+        made["spec"]["containers"][0]["volumeMounts"].append(_MOUNT)
+        ended = self.cluster.run_pod(self.namespace, made)
+        assert ended.exit_code == 0, ended.log
+        return ended.log.strip()
+
+    def objects(self) -> set[tuple[str, str]]:
+        """Kind and name of what carries the release's label in the namespace, but pods."""
+        command = ["kubectl", "get", "-n", self.namespace, "-l", "app.kubernetes.io/instance=rlhf", "-o", "name"]
+        kinds = "all,secret,configmap,pvc,serviceaccount,role,rolebinding,networkpolicy"
+        environment = {**os.environ, "KUBECONFIG": self.cluster.kubeconfig}
+        found = subprocess.run([*command, kinds], env=environment, capture_output=True, text=True, check=True).stdout
+        pairs = {(kind, name) for kind, _, name in (line.partition("/") for line in found.split())}
+        return {pair for pair in pairs if not pair[0].startswith(("pod", "replicaset"))}
+
+
+def next_version(folder: Path) -> Path:
+    """A copy of our chart that says it is the next version."""
+    copy = Path(shutil.copytree(CHART, folder / CHART.name))
+    description = yaml.safe_load((copy / "Chart.yaml").read_text())
+    (copy / "Chart.yaml").write_text(yaml.safe_dump({**description, "version": "0.1.1"}))
+    return copy
+
+
+@contextmanager
+def prepared(cluster: Cluster, namespace: str, image: str, registry: str, **values: Any) -> Iterator[Release]:
+    """A namespace that enforces `restricted`, in which the chart can be installed; removed at the end.
+
+    Args:
+        cluster: Where.
+        namespace: Name of the namespace to make.
+        image: A Python image, to which our packages are lent by a claim: `restricted` lets no hostPath in.
+        registry: Registry of the tests' own images.
+        values: Further values.
+    """
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}})
+    volume = f"lent-{namespace}"
+    try:
+        cluster.create(*_lent(volume), namespace=namespace)
+        yield Release(cluster, namespace, image, _merge(_values(image, registry), values))
+    finally:
+        cluster.remove_namespace(namespace)
+        cluster.core.delete_persistent_volume(volume)
+
+
+def _lent(volume: str) -> Sequence[Object]:
+    same = {"accessModes": ["ReadOnlyMany"], "storageClassName": LENT}
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": volume},
+            "spec": {
+                **same,
+                "capacity": {"storage": "1Gi"},
+                "persistentVolumeReclaimPolicy": "Retain",
+                "hostPath": {"path": sysconfig.get_path("purelib"), "type": "Directory"},
+            },
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": LENT},
+            "spec": {**same, "volumeName": volume, "resources": {"requests": {"storage": "1Gi"}}},
+        },
+    ]
+
+
+def _values(image: str, registry: str) -> dict[str, Any]:
+    host, _, path = registry.partition("/")
+    return {
+        "images": {"all": image},
+        "minio": {
+            "image": {"registry": host, "repository": f"{path}/minio", "tag": "1"},
+            "persistence": {"size": "1Gi"},
+            "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}},
+        },
+        "helpers": {
+            "extraEnv": [{"name": "PYTHONPATH", "value": "/lent"}],
+            "extraVolumes": [_VOLUME],
+            "extraVolumeMounts": [_MOUNT],
+        },
+    }
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for name, value in above.items():
+        old = merged.get(name)
+        merged[name] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def running_job(release: Release, name: str, seconds: int) -> Object:
+    """A PyTorchJob of one pod that sleeps; returns it once its pod runs."""
+    restricted = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    container = {
+        "name": "pytorch",
+        "image": release.image,
+        "command": ["sleep", str(seconds)],
+        "securityContext": restricted,
+    }
+    spec = {
+        "serviceAccountName": "rlhf-stage",
+        "securityContext": {"runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [container],
+    }
+    replica = {"replicas": 1, "restartPolicy": "Never", "template": {"spec": spec}}
+    labels = {"rlhf-stack/run": "upgraded"}
+    job = {
+        "apiVersion": "kubeflow.org/v1",
+        "kind": "PyTorchJob",
+        "metadata": {"name": name, "labels": labels},
+        "spec": {"runPolicy": {"cleanPodPolicy": "Running"}, "pytorchReplicaSpecs": {"Master": replica}},
+    }
+    release.cluster.create(job, namespace=release.namespace)
+
+    def runs() -> bool:
+        try:
+            seen = release.cluster.core.read_namespaced_pod(f"{name}-master-0", release.namespace)
+        except ApiException as error:
+            if error.status != 404:
+                raise
+            return False
+        return bool(seen.status.phase == "Running")
+
+    wait_until(runs, 120, f"job {name} running")
+    return release.cluster.pytorchjob(release.namespace, name)

@@ -1,0 +1,204 @@
+"""rlhf run --on kubernetes, status, logs and cancel, against a fake API server."""
+
+import base64
+import json
+import os
+import platform
+import time
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from components.common.store import DirectoryStore
+from components.launcher.config import LauncherConfig
+from components.launcher.forward import service_of
+from components.launcher.job import stage_job
+from components.launcher.log_lines import Line
+from components.launcher.log_store import StoredLog
+from components.launcher.objects import to_object
+from components.launcher.record import Place, Run, StepRecord
+from components.prepare.resolve import Request, resolve
+from pipelines.cli import main
+from pipelines.cli.local_pipeline import leave_parameters_alone
+from pipelines.cli.on_cluster import check_paths, embed_files
+from tests.support.api_server import ApiServer
+from tests.support.fake_operator import FakeOperator
+
+KEY = "0123456789abcdef"
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    server = ApiServer()
+    monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path)))
+    for name in ("RLHF_STORE", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "RLHF_NAMESPACE"):
+        monkeypatch.delenv(name, raising=False)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = Run(DirectoryStore(tmp_path / "store"), "r1")
+    run.begin(Place("kubernetes", "laptop", 1, "rlhf"))
+    run.write(StepRecord("prepare", "prepare", "done", time.time() - 9, 2.5))
+    run.write(StepRecord("sft", "sft", "running", time.time() - 5))
+    return run
+
+
+@pytest.fixture
+def job(server, run):
+    """An sft step whose pod runs."""
+    config = LauncherConfig(namespace="rlhf")
+    job = stage_job("r1", "sft", KEY, [], run.store.root, config, cluster=True, output="x")
+    server.put("pytorchjobs", {**to_object(job), "status": {"conditions": [{"type": "Running", "status": "True"}]}})
+    operator = FakeOperator(server, job.name)
+    operator.run_pod()
+    server.write_log(operator.pod(), "sft step 1/3", "sft step 2/3")
+    return job
+
+
+def rlhf(*arguments):
+    return CliRunner().invoke(main, arguments)
+
+
+def test_status_says_what_steps_jobs_and_pods_do(run, job):
+    out = rlhf("status", "r1", "--store", run.store.root).output
+    assert "run r1 in" in out
+    assert "namespace rlhf" in out
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert "prepare done 2.5 s" in lines
+    assert any(line.startswith("sft running 5.") and line.endswith(job.name) for line in lines)
+    assert f"pod {job.name}-master-0 Running" in lines
+    assert "reward waiting" in lines
+
+
+def test_status_gives_the_reason_of_a_failure(run, server):
+    error = {"code": 2, "reason": "no row can be used", "where": "sft.jsonl", "hint": "mend the rows"}
+    run.write(StepRecord("sft", "sft", "failed", time.time(), 1.0, error=error))
+    assert "sft.jsonl: no row can be used; mend the rows" in rlhf("status", "--store", run.store.root).output
+
+
+def test_status_knows_a_local_run_whose_process_is_gone(run, tmp_path):
+    run.begin(Place("local", platform.node(), 2**22 + 1))
+    assert "sft             stopped" in rlhf("status", "r1", "--store", run.store.root).output
+
+
+def test_logs_come_from_the_pod_and_afterwards_from_the_store(run, job, server):
+    assert rlhf("logs", "sft", "--store", run.store.root).output == "sft step 1/3\nsft step 2/3\n"
+    assert rlhf("logs", "sft", "--store", run.store.root, "--tail", "1").output == "sft step 2/3\n"
+    server.drop("pytorchjobs", job.name)
+    for name, text in ((f"{job.name}-master-0", "of rank 0"), (f"{job.name}-worker-0", "of rank 1")):
+        stored = StoredLog(run.store, f"{job.work}/logs", f"{name}.abcd")
+        stored.append(Line("2026-01-01T00:00:00.000000000Z", text))
+        stored.flush()
+    assert rlhf("logs", "sft", "--store", run.store.root).output == "of rank 0\n"
+    assert rlhf("logs", "sft", "--rank", "1", "--store", run.store.root).output == "of rank 1\n"
+
+
+def test_logs_of_a_local_run_are_in_its_file(run):
+    run.begin(Place("local", platform.node(), os.getpid()))
+    run.store.write("runs/r1/run.log", b"noise\nsft step 1/3\nrl step 1/3\n")
+    assert rlhf("logs", "sft", "--store", run.store.root).output == "sft step 1/3\n"
+
+
+def test_cancel_deletes_the_jobs_and_keeps_steps_from_beginning(run, job, server):
+    server.put("workflows", {"metadata": {"name": "w", "labels": {"pipeline/runid": "r1"}}, "spec": {}})
+    other = dict(to_object(job), metadata={"name": "other", "labels": {**job.labels, "rlhf-stack/run": "r2"}})
+    server.put("pytorchjobs", other)
+    result = rlhf("cancel", "r1", "--store", run.store.root)
+    assert result.exit_code == 0
+    assert f"deleted job {job.name}" in result.output
+    assert list(server.objects["pytorchjobs"]) == ["other"]
+    assert server.objects["workflows"]["w"]["spec"] == {"activeDeadlineSeconds": 0}
+    with pytest.raises(SystemExit) as stopped, run.recording("reward", "reward"):
+        pytest.fail("the step begins")
+    assert stopped.value.code == 2
+    run.forget_unfinished()
+    assert not run.is_cancelled()
+
+
+def test_an_unknown_run_is_named_with_those_there_are(run):
+    result = rlhf("status", "r9", "--store", run.store.root)
+    assert result.exit_code == 2
+    assert "no such run; runs: r1" in result.output
+
+
+def test_the_namespace_says_where_the_store_is(server, run):
+    server.put("configmaps", {"metadata": {"name": "rlhf-stack"}, "data": {"RLHF_STORE": run.store.root}})
+    key = base64.b64encode(b"me").decode()
+    server.put("secrets", {"metadata": {"name": "rlhf-store"}, "data": {"AWS_ACCESS_KEY_ID": key}})
+    assert "run r1 in" in rlhf("status", "-n", "rlhf").output
+    assert "AWS_ACCESS_KEY_ID" not in os.environ, "it is for the command alone"
+
+
+def test_a_run_needs_a_cluster_that_answers(monkeypatch, tmp_path, server):
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    result = rlhf("run", "--on", "kubernetes")
+    assert result.exit_code == 2
+    assert "no cluster is known" in result.output
+    monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path)))
+    server.close()
+    result = rlhf("run", "--on", "kubernetes")
+    assert result.exit_code == 75
+    assert "no cluster answers" in result.output
+
+
+def test_a_run_needs_a_store_that_pods_can_see(server, tmp_path):
+    result = rlhf("run", "--on", "kubernetes", "--store", str(tmp_path))
+    assert result.exit_code == 2
+    assert "is a folder of this machine, which pods cannot see" in result.output
+
+
+def test_what_is_on_this_machine_only_is_refused_with_the_way_to_bring_it(tmp_path):
+    (tmp_path / "sft.jsonl").write_text("{}\n")
+    config = resolve(Request("tiny-cpu", data=str(tmp_path)))
+    with pytest.raises(Exception, match=r"data.sft.sources\[0\]: .*sft.jsonl is on this machine.*`rlhf put "):
+        check_paths(config, "s3://b")
+    mounts = f"launcher.volume_mounts=[{{name: x, mountPath: {tmp_path}}}]"
+    check_paths(resolve(Request("tiny-cpu", data=str(tmp_path), overrides=mounts)), "s3://b")
+
+
+def test_a_missing_secret_is_named_with_the_command_that_makes_it(server):
+    result = rlhf("run", "--on", "kubernetes", "--store", "s3://b")
+    assert result.exit_code == 2
+    assert "kubectl -n rlhf create secret generic rlhf-store --from-literal=AWS_ACCESS_KEY_ID=…" in result.output
+
+
+def test_local_configuration_files_are_sent_as_text(tmp_path):
+    for name in ("preset", "config"):
+        (tmp_path / f"{name}.yaml").write_text(f"sft: {{max_steps: 3}}  # {name}\n")
+    sent = embed_files({name: str(tmp_path / f"{name}.yaml") for name in ("preset", "config")})
+    assert yaml.safe_load(str(sent["preset"])) == yaml.safe_load(str(sent["config"])) == {"sft": {"max_steps": 3}}
+    assert resolve(Request(str(sent["preset"]), model="scratch")).sft.max_steps == 3
+
+
+@pytest.mark.parametrize(
+    ("url", "service"),
+    [
+        ("http://minio.rlhf:9000", ("minio", "rlhf")),
+        ("http://minio.rlhf.svc:9000", ("minio", "rlhf")),
+        ("https://minio.rlhf.svc.cluster.local", ("minio", "rlhf")),
+        ("http://minio-in-no-hosts-file:9000", ("minio-in-no-hosts-file", "mine")),
+        ("http://localhost:9000", None),
+        ("http://127.0.0.1:9000", None),
+        ("https://s3.eu-west-1.amazonaws.com", None),
+        ("", None),
+    ],
+)
+def test_names_that_only_the_cluster_knows_are_told_from_others(url, service):
+    assert service_of(url, "mine") == service
+
+
+def test_kfp_does_not_touch_what_parameters_say():
+    command = ["python3 -m x", "--executor_input", json.dumps({"model": "/opt/python3/m"}), "python3"]
+    replaced = leave_parameters_alone(lambda parts, new: [p.replace("python3", new) for p in parts], command, "/bin/py")
+    assert replaced == ["/bin/py -m x", "--executor_input", json.dumps({"model": "/opt/python3/m"}), "/bin/py"]
+
+
+def test_durations_are_read_as_people_write_them():
+    config = LauncherConfig.model_validate({"deadline": "6h", "pending_timeout": "90", "stall_timeout": 15})
+    assert (config.deadline, config.pending_timeout, config.stall_timeout) == (21600, 90, 15)
+    with pytest.raises(ValueError, match="deadline"):
+        LauncherConfig.model_validate({"deadline": "soon"})
