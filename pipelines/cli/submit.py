@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import sys
 import tempfile
 import time
 import warnings
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +18,14 @@ import click
 from components.common.errors import RetryableError, UserError
 from components.prepare.resolve import Request, resolve
 from pipelines.cli.errors import reported
+from pipelines.cli.home import Home, find_home
 from pipelines.cli.parameters import embed_config, parse_parameters
 from pipelines.cli.run import DEFAULT_PIPELINE, is_ours
 
 ENDED = {"SUCCEEDED": 0, "SKIPPED": 0, "FAILED": 1, "CANCELED": 1}
 POLL_SECONDS = 2.0
+IMAGES = ("RLHF_REGISTRY", "RLHF_VERSION", "RLHF_IMAGE")
+ACCOUNT = "rlhf-launcher"  # may make training jobs; KFP's own default need not
 
 
 @click.command("submit", context_settings={"help_option_names": ["-h", "--help"]})
@@ -27,7 +33,9 @@ POLL_SECONDS = 2.0
 @click.option("-e", "--experiment-name", default="rlhf", show_default=True, help="Experiment that the run belongs to.")
 @click.option("-r", "--run-name", help="Name of the run; by default the pipeline's with date and time.")
 @click.option("-w", "--wait", is_flag=True, help="Wait for the end; exit 1 if the run fails or is cancelled.")
-@click.option("-n", "--namespace", default="kubeflow", show_default=True, help="Where Kubeflow Pipelines runs.")
+@click.option(
+    "-n", "--namespace", default="", help="Default: the context's, else the only one with Kubeflow Pipelines."
+)
 @click.option("--endpoint", envvar="KF_PIPELINES_ENDPOINT", help="URL of its API; else through the kubeconfig.")
 def submit(
     arguments: tuple[str, ...],
@@ -40,7 +48,8 @@ def submit(
     """Start a pipeline on Kubeflow Pipelines.
 
     PIPELINE.py is pipelines/rlhf.py by default; pipelines/dpo.py goes without a reward model. KEY=VALUE sets a
-    parameter (seed=1) or overrides a field of the configuration (sft.learning_rate=1e-4).
+    parameter (seed=1) or overrides a field of the configuration (sft.learning_rate=1e-4). The names of the images come
+    from the ConfigMap rlhf-stack; with --endpoint, from RLHF_REGISTRY, RLHF_VERSION and RLHF_IMAGE.
     """
     with reported():
         is_file = bool(arguments) and arguments[0].endswith(".py") and "=" not in arguments[0]
@@ -52,7 +61,8 @@ def submit(
             known = {name: value for name, value in parameters.items() if name in ("config", "overrides", "seed")}
             preset = str(parameters.get("preset", "tiny-cpu"))
             resolve(Request(preset, **known, pipeline=file.stem))  # type: ignore[arg-type]
-        code = _submit(file, parameters, experiment_name, run_name, wait, namespace, endpoint)
+        home = Home(namespace) if endpoint else find_home(namespace)
+        code = _submit(file, parameters, experiment_name, run_name, wait, home, endpoint)
     sys.exit(code)
 
 
@@ -62,29 +72,40 @@ def _submit(
     experiment_name: str,
     run_name: str | None,
     wait: bool,
-    namespace: str,
+    home: Home,
     endpoint: str | None,
 ) -> int:
     warnings.filterwarnings("ignore", category=FutureWarning)
-    logging.disable(logging.WARNING)  # kfp logs a link of its own, which is wrong behind a proxy
+    logging.disable(logging.WARNING)
     from kfp import compiler
 
     from pipelines.cli.load import load_pipeline
 
+    os.environ.update({name: value for name, value in home.settings.items() if name in IMAGES})
     pipeline: Any = load_pipeline(file)
     name = run_name or f"{pipeline.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     with tempfile.TemporaryDirectory(prefix="rlhf-submit-") as folder:
         package = str(Path(folder) / "pipeline.yaml")
         compiler.Compiler().compile(pipeline, package)
-        client = _client(endpoint, namespace)
+        client = _client(endpoint, home.namespace)
         try:
-            started = client.create_run_from_pipeline_package(
-                package, arguments=parameters, run_name=name, experiment_name=experiment_name, namespace=namespace
-            )
+            with redirect_stdout(io.StringIO()):  # kfp prints a link to the API, as if that were the web interface
+                started = client.create_run_from_pipeline_package(
+                    package,
+                    arguments=parameters,
+                    run_name=name,
+                    experiment_name=experiment_name,
+                    namespace=home.namespace,
+                    service_account=ACCOUNT if is_ours(file) else None,
+                )
         except Exception as error:
             raise _api_error(error, endpoint) from error
     click.echo(f"run {started.run_id} ({name}) started in experiment {experiment_name}")
-    click.echo(f"follow it: kubectl logs -n {namespace} -f -l pipeline/runid={started.run_id} --tail=-1")
+    if home.settings.get("RLHF_UI_URL"):
+        click.echo(f"{home.settings['RLHF_UI_URL'].rstrip('/')}/#/runs/details/{started.run_id}")
+    where = f" -n {home.namespace}" if home.namespace else ""
+    chosen = f"-l pipeline/runid={started.run_id},rlhf-stack/stage --tail=-1 --max-log-requests=20"
+    click.echo(f"follow it: kubectl logs{where} -f {chosen}")
     return _wait(client, started.run_id, endpoint) if wait else 0
 
 
@@ -92,7 +113,7 @@ def _client(endpoint: str | None, namespace: str) -> Any:
     import kfp
 
     try:
-        return kfp.Client(host=endpoint, namespace=namespace)
+        return kfp.Client(host=endpoint, namespace=namespace or "kubeflow")
     except Exception as error:  # kfp raises what urllib3, the kubeconfig or its own checks raise
         raise _api_error(error, endpoint) from error
 
@@ -110,15 +131,18 @@ def _api_error(error: Exception, endpoint: str | None) -> Exception:
 
 
 def _wait(client: Any, run_id: str, endpoint: str | None) -> int:
-    """Polls a run; kfp's own wait does not know that a run can be cancelled."""
-    shown = None
+    """Polls a run; kfp's own wait does not know that a run can be cancelled, which Argo ends as failed."""
+    shown: str | None = ""
+    cancelled = False
     while True:
         try:
             state = client.get_run(run_id).state  # None until the controller has seen the run
         except Exception as error:
             raise _api_error(error, endpoint) from error
+        cancelled |= state == "CANCELING"
         if state != shown:
-            click.echo(f"{time.strftime('%H:%M:%S')} {state or 'PENDING'}")
+            word = "CANCELED" if cancelled and state == "FAILED" else state or "PENDING"
+            click.echo(f"{time.strftime('%H:%M:%S')} {word}")
             shown = state
         if state in ENDED:
             return ENDED[state]

@@ -87,7 +87,6 @@ def test_an_outage_in_a_download(own_store, own_cache, minio, monkeypatch):
 def test_a_killed_upload_goes_on(own_store, own_cache, minio, monkeypatch):
     folder, manifest = fill(own_store, {"big.bin": os.urandom(12 * PART), **{f"{i}": b"x" for i in range(50)}})
     (folder / "manifest.json").write_bytes(manifest.canonical())
-    monkeypatch.setattr("components.common.s3_bucket.OUTAGE_SECONDS", 0.0)
 
     class StoppedError(BaseException):
         pass

@@ -1,13 +1,18 @@
-"""Just enough of the Kubeflow Pipelines API, on loopback, to submit runs to and watch them end."""
+"""Just enough of the Kubeflow Pipelines API, on loopback, to submit runs to and watch them end.
+
+The same server is a cluster's API, which hands requests on to the Service ml-pipeline: `kubeconfig` leads there.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
@@ -20,13 +25,32 @@ class Server:
         states: States of a run, one for each time it is asked for; the last one stays.
         refuse: Status with which a new run is answered, 0 to accept it.
         runs: The bodies of the runs that were created.
+        paths: Where they were sent.
+        homes: Namespaces that have the Service ml-pipeline, and what their ConfigMap rlhf-stack says.
     """
 
     url: str = ""
     states: list[str | None] = field(default_factory=lambda: ["PENDING", "RUNNING", "SUCCEEDED"])
     refuse: int = 0
     runs: list[dict[str, Any]] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    homes: dict[str, dict[str, str]] = field(default_factory=lambda: {"models": {}})
     asked: int = 0
+
+    def kubeconfig(self, folder: Path, namespace: str = "") -> str:
+        """Writes a kubeconfig whose context names this server and perhaps a namespace; returns its path."""
+        context = {"cluster": "stub", "user": "stub", **({"namespace": namespace} if namespace else {})}
+        content = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "stub",
+            "contexts": [{"name": "stub", "context": context}],
+            "clusters": [{"name": "stub", "cluster": {"server": self.url}}],
+            "users": [{"name": "stub", "user": {}}],
+        }
+        path = folder / "kubeconfig"
+        path.write_text(json.dumps(content))
+        return str(path)
 
     def next_state(self) -> str | None:
         """The run's state at this request."""
@@ -54,7 +78,12 @@ def kfp_server() -> Iterator[Server]:
 
         def do_GET(self) -> None:
             path = urlparse(self.path).path
-            if path.endswith("/healthz"):
+            config_map = re.fullmatch(r"/api/v1/namespaces/([^/]+)/configmaps/rlhf-stack", path)
+            if path == "/api/v1/services":
+                self.answer(200, {"items": [{"metadata": {"namespace": name}} for name in server.homes]})
+            elif config_map and config_map[1] in server.homes:
+                self.answer(200, {"data": server.homes[config_map[1]]})
+            elif path.endswith("/healthz"):
                 self.answer(200, {"multi_user": False})
             elif path.endswith("/runs/r1"):
                 self.answer(200, {"run_id": "r1", "state": server.next_state()})
@@ -70,6 +99,7 @@ def kfp_server() -> Iterator[Server]:
                 self.answer(server.refuse, {"error": "the quota is used up"})
             elif path.endswith("/runs"):
                 server.runs.append(body)
+                server.paths.append(path)
                 self.answer(200, {"run_id": "r1", "display_name": body.get("display_name"), "state": "PENDING"})
             else:
                 self.answer(200, {"experiment_id": "e1", "display_name": "rlhf"})

@@ -23,7 +23,9 @@ def test_the_pipeline_is_compiled_and_started_with_its_parameters(server):
     assert run["runtime_config"]["parameters"] == {"seed": 3, "overrides": "sft.learning_rate=1e-4"}
     assert run["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["name"] == "rlhf"
     assert "run r1" in result.stdout
-    assert "kubectl logs -n kubeflow -f -l pipeline/runid=r1" in result.stdout
+    assert "kubectl logs -f -l pipeline/runid=r1,rlhf-stack/stage" in result.stdout
+    assert "#/runs" not in result.stdout
+    assert run["service_account"] == "rlhf-launcher"
 
 
 def test_the_other_pipeline_is_submitted_by_its_file(server):
@@ -54,13 +56,61 @@ def test_a_local_configuration_is_sent_as_text(server, tmp_path):
         ([None, "PENDING", "RUNNING", "SUCCEEDED"], 0),
         (["RUNNING", "FAILED"], 1),
         (["RUNNING", "CANCELING", "CANCELED"], 1),
+        (["RUNNING", "CANCELING", "FAILED"], 1),
     ],
 )
 def test_waiting_ends_with_the_runs_state(server, states, code):
     server.states = states
     result = kfp("run", "submit", "-w", "--endpoint", server.url, "pipelines/rlhf.py")
     assert result.returncode == code, result.stderr
-    assert states[-1] in result.stdout
+    shown = [line.split()[1] for line in result.stdout.splitlines() if line[2:3] == ":"]
+    assert shown[-1] == ("CANCELED" if "CANCELING" in states else states[-1])
+    assert shown[0] == states[0] or states[0] is None
+    assert "None" not in shown
+
+
+@pytest.mark.parametrize("given", ["option", "context", "only one"])
+def test_the_run_goes_through_the_clusters_own_api_to_the_right_namespace(server, tmp_path, given):
+    settings = {"RLHF_REGISTRY": "mirror.example/rlhf", "RLHF_VERSION": "7", "RLHF_UI_URL": "https://kfp.example/"}
+    server.homes = {"models": settings, **({} if given == "only one" else {"other": {}})}
+    config = server.kubeconfig(tmp_path, {"context": "models", "option": "other"}.get(given, ""))
+    option = ["-n", "models"] if given == "option" else []
+    result = kfp("run", "submit", *option, "pipelines/rlhf.py", KUBECONFIG=config)
+    assert result.returncode == 0, result.stderr
+    (path,) = server.paths
+    assert path.replace("//", "/") == "/api/v1/namespaces/models/services/ml-pipeline:http/proxy/apis/v2beta1/runs"
+    assert "kubectl logs -n models -f" in result.stdout
+    assert "https://kfp.example/#/runs/details/r1" in result.stdout
+    spec = server.runs[0]["pipeline_spec"]["pipeline_spec"]
+    executors = spec["deploymentSpec"]["executors"]
+    assert executors["exec-prepare"]["container"]["image"] == "mirror.example/rlhf/pretrain:7"
+    assert executors["exec-data"]["container"]["image"] == "mirror.example/rlhf/data:7"
+    launcher = spec["root"]["inputDefinitions"]["parameters"]["launcher_image"]
+    assert launcher["defaultValue"] == "mirror.example/rlhf/launcher:7"
+
+
+@pytest.mark.parametrize(
+    ("homes", "words"), [({}, "no namespace has the Service ml-pipeline"), ({"a": {}, "b": {}}, "say which with -n")]
+)
+def test_a_namespace_that_is_not_clear_is_asked_for(server, tmp_path, homes, words):
+    server.homes = homes
+    result = rlhf("submit", KUBECONFIG=server.kubeconfig(tmp_path))
+    assert result.returncode == 2
+    assert words in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_without_a_cluster_that_is_said(tmp_path):
+    result = rlhf("submit", KUBECONFIG=str(tmp_path / "none"))
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: kubeconfig: no cluster is known")
+
+
+def test_a_pipeline_of_somebody_else_keeps_its_account(server, tmp_path):
+    file = pipelines.write(tmp_path, pipelines.SLEEPING)
+    result = kfp("run", "submit", "--endpoint", server.url, str(file))
+    assert result.returncode == 0, result.stderr
+    assert not server.runs[0].get("service_account")
 
 
 def test_a_refusal_is_told_in_one_line(server):
