@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(command=function)
-        command.add_argument("--run", required=True, metavar="RUN", help="the run's id")
+        command.add_argument("run", help="the run's id")
         command.add_argument("--namespace", default="", help="of its jobs")
     return parser
 

@@ -103,7 +103,7 @@ def test_a_stages_pod_reads_its_inputs_and_writes_its_own_folders_only(cluster, 
         assert refused.returncode != 0, deed
         assert re.search("denied|may not|refuse", refused.stderr, re.IGNORECASE), refused.stderr
     assert rlhf("cancel", steps.run, "-n", namespace).returncode != 0, "no such run: it was never begun"
-    assert python("-m", "components.launcher", "cancel", "--run", steps.run).returncode == 0
+    assert python("-m", "components.launcher", "cancel", steps.run).returncode == 0
     assert launcher.end(60) == 2
     steps.check_nothing_is_left()
 
