@@ -2,101 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import random
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
-import certifi
 import urllib3
 from minio import Minio
 from minio.datatypes import Part
 from minio.deleteobjects import DeleteObject
 
 from components.common.errors import UserError
-from components.common.logs import say
-from components.common.s3_errors import FAILURES, Fault, code_of, fault_of
+from components.common.s3_access import Access, connect
+from components.common.s3_errors import FAILURES, code_of, fault_of
+from components.common.s3_retry import OUTAGE_SECONDS, Outages, until_answered
 
-CONNECTIONS = 16
-FIRST_SECONDS = 30.0  # how long a store is waited for that has not answered once: its address may be wrong
-OUTAGE_SECONDS = 240.0  # how long one is waited for that was there before
-QUIET_SECONDS = 3.0  # an outage that is shorter is not worth a line
 PIECE = 1 << 20  # bytes of an answer that are in memory at once
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Access:
-    """How to reach an S3 service.
-
-    Attributes:
-        url: Its address.
-        region: Its region.
-        access_key: Who asks.
-        secret_key: What proves it.
-        session_token: Goes with temporary keys.
-        ca_file: Certificates to trust instead of the public ones.
-    """
-
-    url: str
-    region: str
-    access_key: str
-    secret_key: str = field(repr=False)
-    session_token: str = field(default="", repr=False)
-    ca_file: str = ""
-
-    @staticmethod
-    def from_environment() -> Access:
-        """Reads the variables that all AWS tools read.
-
-        Raises:
-            UserError: A key is missing, the address is none, or there is no such file of certificates.
-        """
-        read = os.environ.get
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            if not read(name):
-                raise UserError("is not set", where=name, hint="a store on S3 needs it; see docs/store.md")
-        region = read("AWS_REGION") or "us-east-1"
-        url = read("AWS_ENDPOINT_URL") or f"https://s3.{region}.amazonaws.com"
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/"):
-            raise UserError(f"is no address: {url}", where="AWS_ENDPOINT_URL", hint="write http://HOST:PORT")
-        ca_file = read("AWS_CA_BUNDLE") or ""
-        if ca_file and not os.path.isfile(ca_file):
-            raise UserError("no such file", where=f"AWS_CA_BUNDLE={ca_file}", hint="give a PEM file of certificates")
-        keys = (str(read("AWS_ACCESS_KEY_ID")), str(read("AWS_SECRET_ACCESS_KEY")), read("AWS_SESSION_TOKEN") or "")
-        return Access(url.rstrip("/"), region, *keys, ca_file)
-
-    def http(self) -> urllib3.PoolManager:
-        """A pool of connections. Nothing is repeated in it: that is our business, and takes longer than it would."""
-        return urllib3.PoolManager(
-            timeout=urllib3.Timeout(connect=10, read=60),
-            maxsize=CONNECTIONS,
-            retries=False,
-            cert_reqs="CERT_REQUIRED",
-            ca_certs=self.ca_file or certifi.where(),
-        )
-
-
-@lru_cache(maxsize=8)
-def connect(access: Access) -> Minio:
-    """A client; its connections are shared by all that ask for the same access."""
-    parts = urlsplit(access.url)
-    return Minio(
-        parts.netloc,
-        access_key=access.access_key,
-        secret_key=access.secret_key,
-        session_token=access.session_token or None,
-        secure=parts.scheme == "https",
-        region=access.region,
-        http_client=access.http(),
-    )
 
 
 @dataclass(frozen=True)
@@ -117,15 +40,6 @@ class Upload:
     parts: dict[int, str]
 
 
-@dataclass
-class _Outage:
-    """What the threads that use a bucket know together of its being away."""
-
-    answered: bool = False
-    told: bool = False
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-
 @dataclass(frozen=True)
 class Bucket:
     """A bucket. Every method raises an error of ours, `RetryableError` if the store stays away.
@@ -141,7 +55,7 @@ class Bucket:
     access: Access
     patience: float = OUTAGE_SECONDS
     stop: threading.Event = field(default_factory=threading.Event, compare=False)
-    _outage: _Outage = field(default_factory=_Outage, compare=False)
+    outages: Outages = field(default_factory=Outages, compare=False)
 
     def stoppable(self, patience: float | None = None) -> Bucket:
         """The same bucket with a `stop` of its own, and perhaps another patience."""
@@ -158,8 +72,7 @@ class Bucket:
 
     def head(self, key: str) -> Entry | None:
         """What is known of an object, None if it is not there."""
-        found: Entry | None = self._ask(key, lambda s3: self._or_none(s3, key, lambda: self._first_byte(s3, key)))
-        return found
+        return self._ask(key, lambda s3: self._or_none(s3, key, lambda: self._first_byte(s3, key)))
 
     def _first_byte(self, s3: Minio, key: str) -> Entry:
         """What the answer to a request for one byte says. A HEAD request's failure would not say what is wrong."""
@@ -186,15 +99,10 @@ class Bucket:
         headers = {"Content-Type": "application/octet-stream", **({"If-None-Match": "*"} if only_new else {})}
 
         def write(s3: Minio) -> bool:
-            try:
-                s3._put_object(self.name, key, content, dict(headers))
-            except FAILURES as error:
-                if code_of(error) == "PreconditionFailed":
-                    return False
-                raise
-            return True
+            sent = _unless("PreconditionFailed", lambda: s3._put_object(self.name, key, content, dict(headers)))
+            return sent is not None
 
-        return bool(self._ask(key, write))
+        return self._ask(key, write)
 
     def entries(self, prefix: str) -> list[Entry]:
         """All objects whose keys begin so, sorted."""
@@ -271,37 +179,45 @@ class Bucket:
         """The newest upload in parts of this key that was begun and not ended, if we may see it."""
 
         def find(s3: Minio) -> Upload | None:
-            try:
-                found = s3._list_multipart_uploads(self.name, prefix=key).uploads
-            except FAILURES as error:
-                if code_of(error) == "AccessDenied":  # no policy allows that for a part of a bucket
-                    return None
-                raise
-            ids = [(item.initiated_time, item.upload_id) for item in found if item.object_name == key]
-            return Upload(key, max(ids)[1], _parts(s3, self.name, key, max(ids)[1])) if ids else None
+            # No policy allows this for a part of a bucket.
+            found = _unless("AccessDenied", lambda: s3._list_multipart_uploads(self.name, prefix=key).uploads) or []
+            begun = max(((one.initiated_time, one.upload_id) for one in found if one.object_name == key), default=None)
+            if begun is None:
+                return None
+            parts = _unless("NoSuchUpload", lambda: _parts(s3, self.name, key, begun[1]))
+            return None if parts is None else Upload(key, begun[1], parts)
 
-        found: Upload | None = self._ask(key, find, missing=True)
-        return found
+        return self._ask(key, find)
 
     def new_upload(self, key: str) -> Upload:
         """Begins an upload in parts."""
         return Upload(key, str(self._ask(key, lambda s3: s3._create_multipart_upload(self.name, key, {}))), {})
 
     def put_part(self, upload: Upload, number: int, content: bytes) -> str:
-        """Sends a part; returns its entity tag."""
-        send = lambda s3: s3._upload_part(self.name, upload.key, content, None, upload.id, number)  # noqa: E731
-        return str(self._ask(upload.key, send))
+        """Sends a part; returns its entity tag, empty if the upload was ended by somebody."""
 
-    def complete(self, upload: Upload, tags: list[str]) -> None:
-        """Makes the parts, whose entity tags are given in order, an object."""
+        def send(s3: Minio) -> str:
+            return str(s3._upload_part(self.name, upload.key, content, None, upload.id, number))
+
+        return self._ask(upload.key, lambda s3: _unless("NoSuchUpload", lambda: send(s3)) or "")
+
+    def complete(self, upload: Upload, tags: list[str]) -> bool:
+        """Makes the parts, whose entity tags are given in order, an object; False if the upload was ended before."""
         parts = [Part(number, tag) for number, tag in enumerate(tags, 1)]
-        self._ask(upload.key, lambda s3: s3._complete_multipart_upload(self.name, upload.key, upload.id, parts))
+
+        def end(s3: Minio) -> bool:
+            s3._complete_multipart_upload(self.name, upload.key, upload.id, parts)
+            return True
+
+        return self._ask(upload.key, lambda s3: _unless("NoSuchUpload", lambda: end(s3)) or False)
 
     def abort(self, upload: Upload) -> None:
         """Throws the parts of an upload away."""
-        self._ask(
-            upload.key, lambda s3: s3._abort_multipart_upload(self.name, upload.key, upload.id) or True, missing=True
-        )
+
+        def throw(s3: Minio) -> None:
+            _unless("NoSuchUpload", lambda: s3._abort_multipart_upload(self.name, upload.key, upload.id))
+
+        self._ask(upload.key, throw)
 
     def create(self) -> bool:
         """Makes the bucket; returns whether it was not there before."""
@@ -312,7 +228,7 @@ class Bucket:
             s3.make_bucket(self.name)
             return True
 
-        return bool(self._ask("", make))
+        return self._ask("", make)
 
     def _or_none(self, s3: Minio, key: str, request: Callable[[], T]) -> T | None:
         """Makes a request about an object; None if there is no such object."""
@@ -329,51 +245,25 @@ class Bucket:
                 raise
             return None
 
-    def _ask(self, key: str, request: Callable[[Minio], T], *, missing: bool = False) -> Any:
-        """Makes a request until it succeeds, fails for good, or the store has been away for too long.
+    def _ask(self, key: str, request: Callable[[Minio], T]) -> T:
+        """Makes a request about an object, as often as need be."""
+        return until_answered(
+            lambda: request(connect(self.access)),
+            lambda error: fault_of(error, self.uri(key), self.access.url),
+            self.outages,
+            self.patience,
+            self.stop,
+        )
 
-        Args:
-            key: What it is about.
-            request: What to ask the client.
-            missing: Whether an object that is not there is an answer: None.
-        """
-        began, attempt = 0.0, 0
-        while True:
-            try:
-                answer = request(connect(self.access))
-            except FAILURES as error:
-                if missing and code_of(error) in ("NoSuchKey", "NoSuchUpload"):
-                    self._back()
-                    return None
-                fault = fault_of(error, self.uri(key), self.access.url)
-                began = began or time.monotonic()
-                left = began + self._budget() - time.monotonic()
-                if not fault.passing or left <= 0 or self.stop.is_set():
-                    raise fault.error from error
-                self._tell(fault, time.monotonic() - began, left)
-                attempt += 1
-                self.stop.wait(random.uniform(0.05, min(10.0, 0.1 * 2**attempt)))
-            else:
-                self._back()
-                return answer
 
-    def _budget(self) -> float:
-        return self.patience if self._outage.answered else min(FIRST_SECONDS, self.patience)
-
-    def _tell(self, fault: Fault, waited: float, left: float) -> None:
-        with self._outage.lock:
-            tell = not self._outage.told and waited > QUIET_SECONDS
-            self._outage.told = self._outage.told or tell
-        if tell:
-            say("store", f"{fault.error.what}; trying for {left:.0f} s more")
-
-    def _back(self) -> None:
-        self._outage.answered = True
-        if self._outage.told:
-            with self._outage.lock:
-                told, self._outage.told = self._outage.told, False
-            if told:
-                say("store", "answers again")
+def _unless(code: str, request: Callable[[], T]) -> T | None:
+    """Makes a request; None if the store refuses it with a code."""
+    try:
+        return request()
+    except FAILURES as error:
+        if code_of(error) == code:
+            return None
+        raise
 
 
 def _parts(s3: Minio, bucket: str, key: str, upload_id: str) -> dict[int, str]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.common.errors import UserError
+from components.common.errors import RetryableError, UserError
 from components.common.s3_bucket import Bucket, Upload
 from components.common.s3_transfer import Meter, finish, workers
 
@@ -33,16 +32,22 @@ def upload(bucket: Bucket, files: Mapping[str, Path], *, what: str, present: Map
     sizes = {key: path.stat().st_size for key, path in files.items()}
     meter = Meter(f"↑ {what}", sum(sizes.values()))
     wanted = [key for key in files if (present or {}).get(key) != sizes[key]]
-    meter.skip(sum(size for key, size in sizes.items() if key not in wanted))
+    meter.skip(sum(sizes.values()) - sum(sizes[key] for key in wanted))
     with workers(bucket) as (pool, stoppable):
         whole = [key for key in wanted if sizes[key] <= 2 * PART]
         small = [pool.submit(_send_whole, stoppable, key, files[key], meter) for key in whole]
         large = [_Parts(stoppable, key, files[key], sizes[key], meter) for key in wanted if sizes[key] > 2 * PART]
-        sent = [[pool.submit(parts.send, number) for number in parts.numbers] for parts in large]
-        finish(small, meter, bucket)
-        for parts, futures in zip(large, sent, strict=True):
-            finish(futures, meter, bucket)
-            parts.end(futures)
+        try:
+            sent = [[pool.submit(parts.send, number) for number in parts.numbers] for parts in large]
+            finish(small, meter, bucket)
+            for parts, futures in zip(large, sent, strict=True):
+                finish(futures, meter, bucket)
+                parts.end([future.result() for future in futures])
+        except UserError:  # the store is full, or will not have them: what it has of them is of no use
+            pool.shutdown(cancel_futures=True)
+            for parts in large:
+                parts.abort()
+            raise
 
 
 def part_size(size: int) -> int:
@@ -83,9 +88,23 @@ class _Parts:
         self.meter.add(len(content))
         return tag
 
-    def end(self, futures: list[Future[str]]) -> None:
-        """Makes the parts an object."""
-        self.bucket.complete(self._upload, [future.result() for future in futures])
+    def end(self, tags: list[str]) -> None:
+        """Makes the parts an object.
+
+        Raises:
+            RetryableError: Another process has ended the upload in another way.
+        """
+        if "" not in tags and self.bucket.complete(self._upload, tags):
+            return
+        # Another process that sends the same file was first, or our own request was fulfilled and its answer lost.
+        there = self.bucket.head(self.key)
+        if there is None or there.size != self.size:
+            where = self.bucket.uri(self.key)
+            raise RetryableError("its upload was ended by somebody", where=where, hint="run the same command again")
+
+    def abort(self) -> None:
+        """Throws away what the store has of it."""
+        self.bucket.abort(self._upload)
 
     def _read(self, number: int) -> bytes:
         start = (number - 1) * self._part

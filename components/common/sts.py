@@ -11,7 +11,7 @@ from typing import Any
 from minio.credentials import AssumeRoleProvider
 
 from components.common.errors import UserError
-from components.common.s3_bucket import Access
+from components.common.s3_access import Access
 from components.common.s3_errors import FAILURES, fault_of
 from components.common.store import is_s3, split_s3
 

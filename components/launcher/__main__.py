@@ -60,7 +60,7 @@ def _cleanup(arguments: argparse.Namespace) -> int:
     from components.launcher.cancel import delete_jobs
     from components.launcher.cluster import connect
 
-    names = delete_jobs(connect(arguments.namespace), arguments.run)
+    names = delete_jobs(connect(arguments.namespace or os.environ.get("RLHF_NAMESPACE", "")), arguments.run)
     say("cleanup", f"deleted {', '.join(names)}" if names else "no jobs are left")
     return 0
 
@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(command=function)
-        command.add_argument("run", help="the run's id")
+        command.add_argument("--run", required=True, metavar="RUN", help="the run's id")
         command.add_argument("--namespace", default="", help="of its jobs")
     return parser
 

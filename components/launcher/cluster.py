@@ -174,13 +174,12 @@ def connect(namespace: str = "") -> Cluster:
     """The cluster this process runs in, else the one of the kubeconfig.
 
     Args:
-        namespace: By default `$RLHF_NAMESPACE`, else the pod's own, else that of the kubeconfig's context.
+        namespace: By default the pod's own, else that of the kubeconfig's context.
 
     Raises:
         UserError: There is neither.
     """
     settings = client.Configuration()
-    namespace = os.environ.get("RLHF_NAMESPACE") or namespace
     if in_cluster():
         kubeconfig.load_incluster_config(client_configuration=settings)
         own = (_TOKEN_FOLDER / "namespace").read_text(encoding="utf-8").strip()

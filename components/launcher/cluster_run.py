@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from components.common.artifacts import find_manifest
 from components.common.errors import RlhfError
 from components.common.logs import say
@@ -25,7 +27,7 @@ def run_on_cluster(job: StageJob) -> None:
         RlhfError: The step failed: with its own error if it left one, else with what the cluster says.
     """
     check_label(job.run)
-    cluster = connect(job.config.namespace)
+    cluster = connect(os.environ.get("RLHF_NAMESPACE") or job.config.namespace)  # `rlhf run -n` wins
     job = in_namespace(job, cluster)
     for attempt in range(job.config.retries + 1):
         try:

@@ -60,6 +60,8 @@ class Follower:
         self._began = time.monotonic() - _age(made)
         self._known: dict[str, Object] = {}  # pods as they were last seen: a failed job's pods are cleared away
         self._said: set[str] = set()
+        self._is_gone = False
+        self._cut_short = False  # whether the job is ended by us while its pods run
 
     def follow(self) -> None:
         """Returns when the job has succeeded.
@@ -75,13 +77,24 @@ class Follower:
                 with self._changed:
                     self._changed.wait(TICK_SECONDS)
         except RlhfError:
+            if self._cut_short:
+                self._hear_out()
             self._finish_logs()
-            self._tell_more()
+            if not self._is_gone:
+                self._tell_more()
             raise
         finally:
             self._jobs.stop()
             self._pods.stop()
         self._finish_logs()
+
+    def _hear_out(self) -> None:
+        """Ends the job, and listens until its pods are gone: they may save a checkpoint, and say what they were at."""
+        self._cluster.delete(kind_of(self._job), self._job.name)
+        end = time.monotonic() + self._job.config.grace_period + TICK_SECONDS
+        with self._changed:
+            while time.monotonic() < end and any(_belongs(pod, self._made) for pod in self._pods.objects()):
+                self._changed.wait(TICK_SECONDS)
 
     def _finish_logs(self) -> None:
         """Reads the pods' last lines. The job may be known to have ended before its last pod is known to have begun."""
@@ -119,6 +132,7 @@ class Follower:
     def _gone(self) -> bool:
         if self._committed():
             return True
+        self._is_gone = True
         if self._cancelled():
             raise UserError("the run was cancelled", where=self._job.title)
         raise RetryableError(
@@ -128,6 +142,7 @@ class Follower:
     def _check_times(self, found: Object, pods: list[Object]) -> None:
         job, now = self._job, time.monotonic()
         if now - self._began > job.config.deadline:
+            self._cut_short = True
             raise reasons.past_deadline(job)
         if reasons.condition(found, "Suspended"):
             self._pending_since = now
@@ -179,6 +194,7 @@ class Follower:
         job = self._job
         if job.is_training and self._heartbeat.silence() > job.config.stall_timeout:
             step = self._heartbeat.step
+            self._cut_short = True
             raise StalledError(
                 f"hangs: no heartbeat for {job.config.stall_timeout} s{f' after step {step}' if step else ''}",
                 where=job.title,

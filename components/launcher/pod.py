@@ -11,6 +11,7 @@ SERVICE_ACCOUNT = "rlhf-stage"
 CONFIG_MAP = "rlhf-stack"
 GPU = "nvidia.com/gpu"
 USER = 1000
+HUB_SECRET = "hf-token"
 
 
 def pod_template(job: StageJob) -> client.V1PodTemplateSpec:
@@ -100,7 +101,8 @@ def _environment(job: StageJob) -> list[client.V1EnvVar]:
         **job.environment,
         **job.config.env,
     }
-    return [*(client.V1EnvVar(name=name, value=value) for name, value in sorted(values.items())), *_store_access(job)]
+    plain = [client.V1EnvVar(name=name, value=value) for name, value in sorted(values.items())]
+    return [*plain, *_store_access(job), *_hub_access(job)]
 
 
 def _cores(quantity: str) -> int:
@@ -127,6 +129,11 @@ def _store_access(job: StageJob) -> list[client.V1EnvVar]:
     keys = {"AWS_ACCESS_KEY_ID": False, "AWS_SECRET_ACCESS_KEY": False, "AWS_SESSION_TOKEN": True}
     secret = job.secret or job.config.store.secret
     return [*addresses, *(_from_secret(name, secret, optional) for name, optional in keys.items())]
+
+
+def _hub_access(job: StageJob) -> list[client.V1EnvVar]:
+    """The token for gated models and datasets, if there is one, for the steps that ask the hub."""
+    return [_from_secret("HF_TOKEN", HUB_SECRET, optional=True)] if job.stage in ("prepare", "data") else []
 
 
 def _from_config_map(name: str) -> client.V1EnvVar:

@@ -8,6 +8,8 @@ import click
 
 _COMMANDS = {
     "run": ("pipelines.cli.run", "Run a pipeline, on this machine or on a cluster."),
+    "plan": ("pipelines.cli.plan", "Say what a run will take: memory, time, transfers."),
+    "doctor": ("pipelines.cli.doctor", "Check what a run needs, here and on the cluster."),
     "status": ("pipelines.cli.status", "Say how a run goes, step by step."),
     "logs": ("pipelines.cli.logs", "Show what the steps of a run print."),
     "cancel": ("pipelines.cli.cancel", "End a run and its jobs."),

@@ -9,6 +9,7 @@ import secrets
 import signal
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,21 +65,43 @@ def run(
     the store is not run again.
     """
     with reported():
-        file, pairs = _split(arguments)
         named = {"preset": preset, "config": config, "model": model, "data": data, "seed": seed}
-        given = {name: value for name, value in named.items() if value is not None}
-        parameters = {"preset": "tiny-cpu", **parse_parameters(pairs), **given}
-        for name in ("config", "model", "data", "preset"):
-            parameters[name] = _absolute(name, str(parameters.get(name, "")))
+        file, parameters = asked(arguments, named)
         if run_id and not re.fullmatch(r"[\w.-]{1,60}", run_id):
             raise UserError("letters, digits, dots, dashes and underscores are allowed", where=f"--run-id {run_id}")
         started = run_id or _new_run_id()
         if on == "kubernetes":
             code = _run_on_cluster(file, parameters, store, started, namespace, verbose)
         else:
-            _check(file, parameters)
+            checked(file, parameters)
             code = _start(file, Run(open_store(store or "rlhf-store"), started), parameters, {}, verbose)
     sys.exit(code)
+
+
+def asked(arguments: Sequence[str], named: Mapping[str, str | int | None]) -> tuple[Path, dict[str, str | int]]:
+    """The pipeline file and the parameters that a command line asks for.
+
+    Args:
+        arguments: `[PIPELINE.py] [KEY=VALUE]...`
+        named: Options that are parameters; None where one is not given.
+
+    Raises:
+        UserError: There is no such file, or an argument is malformed.
+    """
+    file, pairs = _split(arguments)
+    given = {name: value for name, value in named.items() if value is not None}
+    parameters = {"preset": "tiny-cpu", **parse_parameters(pairs), **given}
+    for name in ("config", "model", "data", "preset"):
+        parameters[name] = _absolute(name, str(parameters.get(name, "")))
+    return file, parameters
+
+
+def checked(file: Path, parameters: Mapping[str, str | int]) -> RunConfig | None:
+    """Sees that a run is possible before anything is written; the configuration of a pipeline that is ours."""
+    if not is_ours(file):
+        return None
+    request = {name: value for name, value in parameters.items() if name != "launcher_image"}
+    return resolve(Request(**request, pipeline=file.stem))  # type: ignore[arg-type]
 
 
 def is_ours(file: Path) -> bool:
@@ -86,7 +109,7 @@ def is_ours(file: Path) -> bool:
     return file.resolve().parent == DEFAULT_PIPELINE.parent and file.stem in FLOWS
 
 
-def _split(arguments: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:
+def _split(arguments: Sequence[str]) -> tuple[Path, Sequence[str]]:
     if arguments and arguments[0].endswith(".py") and "=" not in arguments[0]:
         file = Path(arguments[0])
         if not file.is_file():
@@ -108,14 +131,6 @@ def _new_run_id() -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
-def _check(file: Path, parameters: dict[str, str | int]) -> RunConfig | None:
-    """Sees that a run is possible before anything is written; the configuration of a pipeline that is ours."""
-    if not is_ours(file):
-        return None
-    request = {name: value for name, value in parameters.items() if name != "launcher_image"}
-    return resolve(Request(**request, pipeline=file.stem))  # type: ignore[arg-type]
-
-
 def _run_on_cluster(
     file: Path, parameters: dict[str, str | int], store: str | None, run_id: str, namespace: str, verbose: bool
 ) -> int:
@@ -124,7 +139,7 @@ def _run_on_cluster(
     from pipelines.cli.on_cluster import check_paths, check_secret, embed_files, pod_endpoint
 
     check_label(run_id)
-    config = _check(file, parameters)
+    config = checked(file, parameters)
     ours = os.environ.get("AWS_ENDPOINT_URL", "")
     with cluster_access(namespace or (config.launcher.namespace if config else "")) as cluster:
         root = store or os.environ.get("RLHF_STORE", "rlhf-store")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipelines.plan.architecture import Architecture, Linear
+from pipelines.plan.architecture import NORMED, Architecture, Linear
 
 FLOAT32 = 4
 
@@ -107,7 +107,8 @@ def forward_transient(model: Architecture, numerics: Numerics, batch: Batch, *, 
     stream = (3 * model.hidden_size + 2 * model.head_dim) * numerics.stream
     scores = model.heads * batch.length * (2 * FLOAT32 + width) if model.alibi else 0
     mask = batch.rows * batch.length**2 * (1 + width) if not model.alibi else 0
-    return batch.tokens * (stream + max(product, scores)) + mask + dequantised(model, numerics)
+    casts = _casts(model, numerics) if adapters or numerics.full else 0
+    return batch.tokens * (stream + max(product, scores)) + mask + casts + dequantised(model, numerics)
 
 
 def dequantised(model: Architecture, numerics: Numerics) -> int:
@@ -119,7 +120,7 @@ def dequantised(model: Architecture, numerics: Numerics) -> int:
 def _norms(model: Architecture, numerics: Numerics) -> int:
     """Each norm keeps its input in float32; one with a trained weight, unless it is bloom's, what it weighs as well."""
     each = FLOAT32 * (2 if numerics.full and not model.alibi else 1)
-    heads = model.query_size + model.key_size if model.model_type == "qwen3" else 0
+    heads = model.query_size + model.key_size if model.model_type in NORMED else 0
     return each * (2 * model.hidden_size + heads)
 
 

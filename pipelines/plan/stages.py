@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from components.common.training import LoraSettings, TrainingConfig
 from components.data.config import DataConfig
@@ -160,7 +159,7 @@ def rl_memory(model: Architecture, config: RlConfig, data: DataConfig, machine: 
     adapter = model.lora_parameters(numerics.r, numerics.target_modules)
     trained = adapter * (2 if config.algorithm == "ppo" else 1)
     parts = {
-        "weights": _weights(model, numerics),
+        "weights": weights(model, numerics),
         "adapters": FLOAT32 * (trained + adapter),
         "optimizer": 3 * FLOAT32 * trained,  # gradients stay, and two moments
     }
@@ -190,15 +189,15 @@ def evaluate_memory(model: Architecture, config: RunConfig, machine: Machine) ->
     numerics = Numerics(2 if machine.half else FLOAT32, settings.load_in_4bit)
     prompt, answer = config.data.rl.max_prompt_length, settings.max_completion_length
     prompts = -(-settings.num_eval_prompts // machine.processes)
-    weights = {"weights": _weights(model, numerics)}
+    answerer = {"weights": weights(model, numerics)}
     answering = _generation(model, numerics, settings.eval_tokens, prompts, prompt, answer, adapters=False)
-    judged = _rows(settings.eval_tokens, prompt + answer, prompts)
+    judged = rows_at_once(settings.eval_tokens, prompt + answer, prompts)
     judging = forward_transient(model, numerics, Batch(judged, prompt + answer), adapters=False)
-    without_head = {"weights": _weights(model, numerics, head=False)}
+    without_head = {"weights": weights(model, numerics, head=False)}
     return StageMemory(
         "evaluate",
         Batch(judged, prompt + answer),
-        (Moment("answers", {**weights, **answering}), Moment("judging", {**without_head, "activations": judging})),
+        (Moment("answers", {**answerer, **answering}), Moment("judging", {**without_head, "activations": judging})),
     )
 
 
@@ -213,14 +212,14 @@ class _Held:
 
 def _held(model: Architecture, numerics: Numerics, machine: Machine, *, head: bool, accumulates: bool) -> _Held:
     if numerics.full:
-        trained, adapters, weights = model.parameters, 0, FLOAT32 * model.parameters
+        trained, adapters, base = model.parameters, 0, FLOAT32 * model.parameters
     else:
         trained = model.lora_parameters(numerics.r, numerics.target_modules) + (0 if head else model.hidden_size)
-        adapters, weights = FLOAT32 * trained, _weights(model, numerics, head=head)
+        adapters, base = FLOAT32 * trained, weights(model, numerics, head=head)
     moments = 2 * FLOAT32 * trained
     gradients = FLOAT32 * trained
     buckets = gradients if machine.processes > 1 else 0  # DistributedDataParallel sums copies
-    parts = {"weights": weights, "adapters": adapters}
+    parts = {"weights": base, "adapters": adapters}
     optimizer = moments + buckets
     # Between steps there are no gradients; only where they are accumulated do they live beside activations.
     return _Held(
@@ -230,7 +229,8 @@ def _held(model: Architecture, numerics: Numerics, machine: Machine, *, head: bo
     )
 
 
-def _weights(model: Architecture, numerics: Numerics, *, head: bool = True) -> int:
+def weights(model: Architecture, numerics: Numerics, *, head: bool = True) -> int:
+    """Bytes of the frozen base on the GPU, without its head if a score takes its place."""
     linear, other = model.linear_parameters, model.parameters - model.linear_parameters
     if not head and not model.tied:
         other -= model.embedding_parameters
@@ -245,7 +245,7 @@ def _training_step(stage: str, model: Architecture, numerics: Numerics, batch: B
         return {"activations": held + backward}
     if stage == "dpo":  # the reference's forward pass runs while the policy's activations wait
         reference = forward_transient(model, numerics, batch, adapters=False)
-        logits = _trl_logits(numerics, labels)
+        logits = _trl_logits(model, numerics, labels)
         return {"activations": held + max(0, max(reference, backward) - logits), "logits": logits}
     states = labels * model.hidden_size * (numerics.bytes + FLOAT32)
     chunk = 4 * FLOAT32 * min(labels, max(1, LOGITS_AT_ONCE // model.vocab_size)) * model.vocab_size
@@ -255,10 +255,11 @@ def _training_step(stage: str, model: Architecture, numerics: Numerics, batch: B
     return {"activations": held + states + max(0, backward - chunk), "logits": chunk}
 
 
-def _trl_logits(numerics: Numerics, labels: int) -> int:
-    """TRL's head for dpo computes a tile of logits at a time; its kernel works in place, plain torch on copies."""
-    tile = min(labels, TRL_TILE[0]) * TRL_TILE[1]
-    return tile * (numerics.bytes if numerics.mixed else 3 * FLOAT32)
+def _trl_logits(model: Architecture, numerics: Numerics, labels: int) -> int:
+    """TRL's head for dpo computes a tile of logits at a time: its kernel in place, plain torch on seven copies."""
+    rows = min(labels, TRL_TILE[0])
+    columns = min(model.vocab_size, TRL_TILE[1])
+    return rows * (TRL_TILE[1] * numerics.bytes + (0 if numerics.mixed else 7 * FLOAT32 * columns))
 
 
 def _evaluation(stage: str, model: Architecture, numerics: Numerics, tokens: int) -> dict[str, int]:
@@ -268,7 +269,8 @@ def _evaluation(stage: str, model: Architecture, numerics: Numerics, tokens: int
     return {"activations": transient, "logits": 3 * FLOAT32 * HEAD_ROWS * model.vocab_size}
 
 
-def _rows(tokens: int, length: int, wanted: int) -> int:
+def rows_at_once(tokens: int, length: int, wanted: int) -> int:
+    """Rows of one length in a batch of at most so many tokens, if so many are wanted."""
     return min(max(1, tokens // length), wanted)
 
 
@@ -283,7 +285,7 @@ def _generation(
     adapters: bool = True,
 ) -> dict[str, int]:
     """Prompts are read with the cache already there; then tokens come one by one, each row's logits in float64 too."""
-    rows = _rows(tokens, prompt + answer, prompts)
+    rows = rows_at_once(tokens, prompt + answer, prompts)
     choosing = rows * model.vocab_size * (2 * FLOAT32 + 2 * 8)
     return {
         "activations": forward_transient(model, numerics, Batch(rows, prompt), adapters=adapters),
@@ -295,9 +297,3 @@ def _generation(
 def _foreach_adam(trained: int) -> int:
     """Adam without fusing makes the denominators of all parameters at once."""
     return FLOAT32 * trained
-
-
-def merged_bytes(config: Mapping[str, Any], model: Architecture) -> int:
-    """Bytes of a stored model."""
-    width = {"float16": 2, "bfloat16": 2, "float32": 4}
-    return model.parameters * width.get(str(config.get("dtype") or config.get("torch_dtype") or "float32"), 2)

@@ -266,7 +266,7 @@ def test_a_clock_that_is_wrong_is_told(root, monkeypatch):
 
 
 def test_nobody_at_the_address(root, monkeypatch):
-    monkeypatch.setattr("components.common.s3_bucket.FIRST_SECONDS", 1.0)
+    monkeypatch.setattr("components.common.s3_retry.FIRST_SECONDS", 1.0)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(RetryableError, match=r"the store at http://127.0.0.1:9 refuses the connection"):
         open_store(root).read("x")

@@ -79,6 +79,10 @@ class StubJob:
         """The base."""
         return self.model
 
+    def has(self, _name: str) -> bool:
+        """No adapter to go on from."""
+        return False
+
 
 def save_base(config: Any, tokenizer: Any, folder: Path) -> Path:
     """A model folder with random weights."""

@@ -1,0 +1,103 @@
+"""What would make a stage fit: changes of its configuration, each computed like the stage itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from components.common.config import merge_configs, parse_overrides
+from components.common.errors import UserError
+from components.prepare.config import RunConfig
+
+SHORTEST = 128  # tokens; a shorter row would be another task
+
+Total = Callable[[RunConfig], float]
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Overrides that make a stage fit, and what it then takes in bytes."""
+
+    overrides: tuple[str, ...]
+    total: float
+
+
+def advise(stage: str, config: RunConfig, total: Total, limit: float) -> Advice | None:
+    """The cheapest changes that make a stage fit: one alone if one is enough, else the fewest of them in order.
+
+    Args:
+        stage: Its name.
+        config: The run's configuration.
+        total: Bytes that the stage takes under a configuration.
+        limit: Bytes that there are.
+
+    Returns:
+        None if no such change is enough.
+    """
+    changes = [list(_steps(kind, stage, config)) for kind in _KINDS]
+    for steps in changes:
+        for overrides in steps:
+            found = _advice(config, overrides, total)
+            if found and found.total <= limit:
+                return found
+    together: tuple[str, ...] = ()
+    for steps in changes:
+        if not steps:
+            continue
+        for overrides in steps:
+            found = _advice(config, (*together, *overrides), total)
+            if found and found.total <= limit:
+                return found
+        together = (*together, *steps[-1])
+    return None
+
+
+def apply(config: RunConfig, overrides: tuple[str, ...]) -> RunConfig:
+    """A configuration with some fields changed."""
+    return RunConfig.model_validate(merge_configs(config.model_dump(), parse_overrides(overrides)))
+
+
+def _advice(config: RunConfig, overrides: tuple[str, ...], total: Total) -> Advice | None:
+    try:
+        return Advice(overrides, total(apply(config, overrides)))
+    except (UserError, ValueError):  # a change that the stage does not allow
+        return None
+
+
+def _steps(kind: str, stage: str, config: RunConfig) -> Iterator[tuple[str, ...]]:
+    """One kind of change, from the mildest to the strongest that makes sense."""
+    section: Any = getattr(config, stage)
+    if kind == "micro-batch" and hasattr(section, "per_device_train_batch_size"):
+        for rows in _halves(section.per_device_train_batch_size, 1):
+            yield (f"{stage}.per_device_train_batch_size={rows}",)
+    elif kind == "batches" and hasattr(section, "eval_tokens"):
+        for tokens in _halves(section.eval_tokens, 1024):
+            yield (f"{stage}.eval_tokens={tokens}",)
+    elif kind == "checkpointing" and getattr(section, "activation_checkpointing", True) is False:
+        yield (f"{stage}.activation_checkpointing=true",)
+    elif kind == "adapter" and getattr(section, "lora", ...) is None:
+        yield (f"{stage}.lora={{}}",)
+    elif kind == "four bits" and not section.load_in_4bit:
+        lora = (f"{stage}.lora={{}}",) if getattr(section, "lora", ...) is None else ()
+        yield (*lora, f"{stage}.load_in_4bit=true")
+    elif kind == "length":
+        yield from _shorter(stage, config)
+
+
+def _shorter(stage: str, config: RunConfig) -> Iterator[tuple[str, ...]]:
+    task = {"dpo": "reward", "evaluate": "rl"}.get(stage, stage)
+    part: Any = getattr(config.data, task)
+    field = "max_prompt_length" if task == "rl" else "max_length"
+    for tokens in _halves(getattr(part, field), SHORTEST):
+        yield (f"data.{task}.{field}={tokens}",)
+
+
+def _halves(value: int, least: int) -> Iterator[int]:
+    while value // 2 >= least:
+        value //= 2
+        yield value
+
+
+# What changes no result comes first, then what costs time, then what changes what is learnt.
+_KINDS = ("micro-batch", "batches", "checkpointing", "four bits", "adapter", "length")
