@@ -137,12 +137,14 @@ def training_memory(
     held = _held(model, numerics, machine, head=stage != "reward", accumulates=share > rows)
     wanted = batch.tokens if labels is None else labels
     training = {**held.parts, **_training_step(stage, model, numerics, batch, wanted)}
-    last = {"activations": layer_kept(model, numerics, batch) + backward_transient(model, numerics, batch)}
+    block = 0 if numerics.checkpointing else layer_kept(model, numerics, batch)
+    last = {"activations": block + backward_transient(model, numerics, batch)}
     moments = [Moment("training", training), Moment("gradients", {**held.parts, **held.step, **last})]
     moments.append(Moment("evaluation", {**held.parts, **_evaluation(stage, model, numerics, config.eval_tokens)}))
     if isinstance(config, (SftConfig, DpoConfig)) and config.num_eval_prompts:
         prompt = max(1, length - config.max_new_tokens)
-        answering = _generation(model, numerics, ANSWER_TOKENS, config.num_eval_prompts, prompt, config.max_new_tokens)
+        prompts = -(-config.num_eval_prompts // machine.processes)
+        answering = _generation(model, numerics, ANSWER_TOKENS, prompts, prompt, config.max_new_tokens)
         moments.append(Moment("answers", {**held.parts, **answering}))
     return StageMemory(stage, batch, tuple(moments), held.trained)
 
@@ -164,9 +166,10 @@ def rl_memory(model: Architecture, config: RlConfig, data: DataConfig, machine: 
         "optimizer": 3 * FLOAT32 * trained,  # gradients stay, and two moments
     }
     logits = rows * answer * model.vocab_size
+    gone = 5 * FLOAT32 * logits
     learning = {
-        "activations": kept(model, numerics, batch),
-        "logits": 5 * FLOAT32 * logits,
+        "activations": kept(model, numerics, batch) + max(0, backward_transient(model, numerics, batch) - gone),
+        "logits": gone,
     }
     scoring = {
         "activations": forward_transient(model, numerics, batch),
