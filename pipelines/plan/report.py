@@ -173,7 +173,8 @@ def as_text(plan: RunPlan) -> str:
     )
     advice = [line for stage in plan.stages for line in _advice_lines(stage, gpu)]
     below = [
-        f"tokens/s over all GPUs, at {gpu.utilisation:.0%} of the {gpu.flops / 1e12:.0f} TFLOPS that a {gpu.name} sustains"
+        f"tokens/s over all GPUs, "
+        f"at {gpu.utilisation:.0%} of the {gpu.flops / 1e12:.0f} TFLOPS that a {gpu.name} sustains"
     ]
     return "\n".join([head, "", *aligned(_memory_rows(plan)), "", *advice, *aligned(_work_rows(plan)), "", *below])
 
