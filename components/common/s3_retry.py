@@ -18,6 +18,8 @@ QUIET_SECONDS = 3.0  # an outage that is shorter is not worth a line
 
 T = TypeVar("T")
 
+_jitter = random.Random()  # of its own: training draws from the global one
+
 
 @dataclass
 class Outages:
@@ -33,7 +35,7 @@ class Outages:
             tell = not self.told and waited > QUIET_SECONDS
             self.told = self.told or tell
         if tell:
-            say("store", f"{fault.error.what}; trying for {left:.0f} s more")
+            say("store", f"{fault.error.what.removeprefix('the store at ')}; trying for {left:.0f} s more")
 
     def over(self) -> None:
         """Notes that the store has answered, and says so if it was said to be away."""
@@ -78,7 +80,7 @@ def until_answered(
             outages.tell(fault, time.monotonic() - began, left)
             attempt += 1
             # Full jitter: those who failed together must not come back together.
-            stop.wait(random.uniform(0.05, min(10.0, 0.1 * 2 ** min(attempt, 10))))
+            stop.wait(_jitter.uniform(0.05, min(10.0, 0.1 * 2 ** min(attempt, 10))))
         else:
             outages.over()
             return answer

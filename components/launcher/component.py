@@ -12,6 +12,9 @@ def cleanup(status: dsl.PipelineTaskFinalStatus) -> None:
     Args:
         status: How the run ended; kfp.local knows an exit step by it.
     """
-    from components.launcher import leftovers
+    import os
 
-    leftovers.remove()
+    from components.launcher.__main__ import main
+
+    if os.environ.get("RLHF_LAUNCHER") == "kubernetes" and main(["cleanup", os.environ["RLHF_RUN_ID"]]):
+        raise SystemExit(1)

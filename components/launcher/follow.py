@@ -60,6 +60,7 @@ class Follower:
         self._began = time.monotonic() - _age(made)
         self._known: dict[str, Object] = {}  # pods as they were last seen: a failed job's pods are cleared away
         self._said: set[str] = set()
+        self._is_gone = False
         self._cut_short = False  # whether the job is ended by us while its pods run
 
     def follow(self) -> None:
@@ -79,7 +80,8 @@ class Follower:
             if self._cut_short:
                 self._hear_out()
             self._finish_logs()
-            self._tell_more()
+            if not self._is_gone:
+                self._tell_more()
             raise
         finally:
             self._jobs.stop()
@@ -130,6 +132,7 @@ class Follower:
     def _gone(self) -> bool:
         if self._committed():
             return True
+        self._is_gone = True
         if self._cancelled():
             raise UserError("the run was cancelled", where=self._job.title)
         raise RetryableError(

@@ -50,6 +50,11 @@ def test_what_is_installed_is_ready_and_passes_its_own_test(release, cluster):
         assert line in said
 
 
+def test_a_second_training_operator_is_refused_with_a_sentence(release):
+    with pytest.raises(AssertionError, match="there can be one: set trainingOperator"):
+        release.upgrade(trainingOperator={"enabled": True})
+
+
 def test_the_pipelines_user_may_use_its_bucket_and_nothing_else(release):
     assert release.python("others", OTHERS) == "AccessDenied"
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
-import subprocess
 import time
+from datetime import datetime
 
 import pytest
+from kubernetes.client.exceptions import ApiException
 
+from components.common.store import open_store
 from components.launcher.job import LABEL_RUN
-from tests.support.cluster import wait_until
-from tests.support.cluster_steps import Steps
+from components.launcher.log_store import read_log, stored_logs
+from components.launcher.record import Place, Run
+from tests.support.cluster import pod, wait_until
+from tests.support.cluster_steps import Launcher, Steps, kill_containers
 from tests.support.commands import python
 
 
@@ -30,17 +35,30 @@ def test_a_step_runs_on_four_gpus_and_its_lines_come_as_they_are_written(steps):
     launcher = steps.launch("--steps=8", "--pause=0.5")
     launcher.wait_for("sft step 1/8")
     job = steps.cluster.pytorchjob(steps.namespace, steps.name)
-    pod = steps.cluster.core.read_namespaced_pod(steps.pod, steps.namespace)
-    assert pod.spec.containers[0].resources.limits["nvidia.com/gpu"] == "4"
-    assert pod.metadata.labels[LABEL_RUN] == steps.run == job["metadata"]["labels"][LABEL_RUN]
+    found = steps.cluster.core.read_namespaced_pod(steps.pod, steps.namespace)
+    assert found.spec.containers[0].resources.limits["nvidia.com/gpu"] == "4"
+    assert found.metadata.labels[LABEL_RUN] == steps.run == job["metadata"]["labels"][LABEL_RUN]
     launcher.wait_for("sft step 8/8")
     wait_until(lambda: ended(steps), 30, "the job has ended")
     noticed = time.time()
     assert launcher.end() == 0, launcher.text
+    print(f"the launcher ended {time.time() - noticed:.2f} s after its job")
     assert time.time() - noticed < 2
     assert said_steps(launcher.text) == list(range(1, 9))
     assert steps.manifest().kind == "adapter"
+    late = delays(steps, launcher)
+    print(f"lines come {max(late):.2f} s after they are written at most, the first {late[0]:.2f} s")
+    assert max(late) < 2, "as a rule less than one, on an idle machine"
     steps.check_nothing_is_left()
+
+
+def delays(steps: Steps, launcher: Launcher) -> list[float]:
+    """Seconds from when the kubelet has stamped each of the step's lines to when the launcher has printed it."""
+    store = open_store(steps.bucket.root)
+    (parts,) = stored_logs(store, f"work/sft/{steps.key}/{steps.run}/logs").values()
+    printed = {text: moment for moment, text in launcher.lines}
+    lines = [line for line in read_log(store, parts) if line.text.startswith("sft step")]
+    return [printed[line.text] - datetime.fromisoformat(line.time).timestamp() for line in lines]
 
 
 def ended(steps: Steps) -> bool:
@@ -63,20 +81,11 @@ def test_four_pods_of_one_gpu(steps):
 def test_a_killed_container_starts_again_and_no_line_is_lost_or_doubled(steps):
     launcher = steps.launch("--steps=12", "--pause=0.4")
     launcher.wait_for("sft step 4/12")
-    kill_container(steps)
+    kill_containers(f"little_stage.*{steps.key}")
     assert launcher.end() == 0, launcher.text
     assert "starts again: " in launcher.text
     assert said_steps(launcher.text) == list(range(1, 13))
     steps.check_nothing_is_left()
-
-
-def kill_container(steps: Steps) -> None:
-    """SIGKILL to the container's first process, as the kernel sends it."""
-    found = subprocess.run(["pgrep", "-f", f"little_stage.*{steps.key}"], capture_output=True, text=True, check=True)
-    for pid in found.stdout.split():
-        cgroup = open(f"/proc/{pid}/cgroup").read()  # noqa: SIM115
-        if "kubepods" in cgroup or "rlhf" in cgroup:
-            subprocess.run(["kill", "-9", pid], check=True)
 
 
 def test_a_deleted_pod_is_made_anew_and_the_step_goes_on(steps):
@@ -101,6 +110,35 @@ def test_a_launcher_that_was_killed_is_followed_by_one_that_adopts_the_job(steps
     assert second.end() == 0, second.text
     assert sorted({*said_steps(first.text), *said_steps(second.text)}) == list(range(1, 21))
     steps.check_nothing_is_left()
+
+
+def test_a_launcher_in_a_pod_needs_no_more_than_its_role_and_leaves_the_job_when_it_is_told_to_stop(steps):
+    fields = json.dumps(steps.fields("--steps=20", "--pause=0.5"))
+    body = pod("launcher", "", ["python3", "-m", "tests.support.launch_step", fields], account="rlhf-launcher")
+    steps.lent.to(body)
+    steps.cluster.core.create_namespaced_pod(steps.namespace, body)
+    wait_until(lambda: "sft step 3/20" in log_of(steps, "launcher"), 120, "the step runs")
+    steps.cluster.core.delete_namespaced_pod("launcher", steps.namespace, grace_period_seconds=5)
+    wait_until(lambda: "launcher" not in pods_of(steps), 30, "the launcher's pod is gone")
+    assert steps.jobs() == [steps.name]
+    steps.cluster.core.create_namespaced_pod(steps.namespace, body)
+    result = steps.cluster.wait_for_pod(steps.namespace, "launcher")
+    steps.cluster.core.delete_namespaced_pod("launcher", steps.namespace, grace_period_seconds=0)
+    assert result.exit_code == 0, result.log
+    assert "goes on with job" in result.log
+    assert said_steps(result.log)[-1] == 20
+    steps.check_nothing_is_left()
+
+
+def pods_of(steps: Steps) -> list[str]:
+    return [item.metadata.name for item in steps.cluster.core.list_namespaced_pod(steps.namespace).items]
+
+
+def log_of(steps: Steps, name: str) -> str:
+    try:
+        return steps.cluster.log(steps.namespace, name)
+    except ApiException:  # its container has not started
+        return ""
 
 
 def test_two_launchers_with_one_key_make_one_job_and_both_end_well(steps):
@@ -192,9 +230,6 @@ def test_cancel_leaves_no_job_within_five_seconds(steps, when):
 
 
 def begin_run(steps: Steps) -> None:
-    from components.common.store import open_store
-    from components.launcher.record import Place, Run
-
     Run(open_store(steps.bucket.root), steps.run).begin(Place("kubernetes", "elsewhere", 1, steps.namespace))
 
 

@@ -12,15 +12,16 @@ from components.common.artifacts import read_manifest
 from components.common.stage import split_uri
 from components.common.store import open_store
 from components.launcher.record import Run
-from tests.support.cluster_steps import Launcher, lent_settings
+from tests.support.cluster_steps import Launcher, Steps, kill_containers, lent_settings
 from tests.support.commands import ROOT, python, rlhf
 
+OFTEN = {"logging_steps": 1, "save_steps": 2}
 SHORT = {
     "model": {"scratch": {"train": {"max_steps": 20}}},
-    "pretrain": {"max_steps": 6},
-    "sft": {"max_steps": 6, "num_eval_prompts": 8},
-    "reward": {"max_steps": 6},
-    "rl": {"max_steps": 4, "num_eval_prompts": 8},
+    "pretrain": {"max_steps": 8, **OFTEN},
+    "sft": {"max_steps": 8, "num_eval_prompts": 8, **OFTEN},
+    "reward": {"max_steps": 8, **OFTEN},
+    "rl": {"max_steps": 6, "num_eval_prompts": 8, **OFTEN},
     "evaluate": {"num_eval_prompts": 8},
 }
 STAGES = ("pretrain", "sft", "reward", "rl")
@@ -46,21 +47,25 @@ def digests(run: Run) -> dict[str, str]:
     return found
 
 
-def test_a_run_on_the_cluster_gives_what_a_run_here_gives(cluster, namespace, bucket, config, tmp_path, monkeypatch):
+def test_a_run_whose_pods_are_killed_ends_like_an_undisturbed_run(
+    cluster, namespace, bucket, config, tmp_path, monkeypatch
+):
     for name in ("RLHF_STORE", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name, raising=False)
     arguments = ["-m", "pipelines.cli", "run", "--on", "kubernetes", "-n", namespace, "--run-id", "r1", *config()]
     launcher = Launcher(arguments, {})
-    launcher.wait_for("sft step", 600)
-    status = rlhf("status", "r1", "-n", namespace)
-    assert re.search(r"sft +running .* rlhf-sft-\w+\n +Running\n +pod rlhf-sft-\w+-master-0 Running on", status.stdout)
-    logs = rlhf("logs", "sft", "--run", "r1", "-n", namespace)
-    assert "sft step" in logs.stdout, logs
+    for stage in STAGES:
+        launcher.wait_for(f"{stage} step 3/", 600)
+        if stage == "sft":
+            look_at(namespace)
+        kill_containers(f"components.{stage} .*/runs/r1/")
     assert launcher.end(900) == 0, launcher.text
+    assert launcher.text.count("starts again: ") == len(STAGES), launcher.text
+    assert all(f"{stage} goes on after step" in launcher.text for stage in STAGES), launcher.text
     assert not cluster.custom.list_namespaced_custom_object("kubeflow.org", "v1", namespace, "pytorchjobs")["items"]
     assert not cluster.batch.list_namespaced_job(namespace).items
     stored = rlhf("logs", "sft", "--run", "r1", "-n", namespace)
-    assert re.findall(r"sft step \d+/6", stored.stdout), "the store has the log when the pod is gone"
+    assert re.findall(r"sft step \d+/8", stored.stdout), "the store has the log when the pod is gone"
 
     here = tmp_path / "here"
     local = [*config(nproc_per_node=4), "--store", str(here), "--run-id", "r1"]
@@ -71,9 +76,15 @@ def test_a_run_on_the_cluster_gives_what_a_run_here_gives(cluster, namespace, bu
     assert digests(Run(open_store(bucket.root), "r1")) == digests(Run(open_store(str(here)), "r1"))
 
 
-def test_a_stages_pod_reads_its_inputs_and_writes_its_own_folders_only(cluster, namespace, bucket, lent, monkeypatch):
-    from tests.support.cluster_steps import Steps
+def look_at(namespace):
+    """What a person sees of a run while its sft runs."""
+    status = rlhf("status", "r1", "-n", namespace)
+    assert re.search(r"sft +running .* rlhf-sft-\w+\n +Running\n +pod rlhf-sft-\w+-master-0 Running on", status.stdout)
+    logs = rlhf("logs", "sft", "--run", "r1", "-n", namespace)
+    assert "sft step" in logs.stdout, logs
 
+
+def test_a_stages_pod_reads_its_inputs_and_writes_its_own_folders_only(cluster, namespace, bucket, lent, monkeypatch):
     steps = Steps(cluster, namespace, bucket, lent)
     for name, value in steps.variables().items():
         monkeypatch.setenv(name, value)

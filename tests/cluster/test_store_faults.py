@@ -25,8 +25,8 @@ DOWN_SECONDS = float(os.environ.get("RLHF_STORE_DOWN_SECONDS", "5"))
 
 
 @pytest.fixture
-def own_store(minio, own_cache, reach):
-    reach(minio)
+def own_store(own_minio, own_cache, reach):
+    reach(own_minio)
     return S3Store(new_root())
 
 
@@ -60,8 +60,8 @@ def outage(server, seconds=DOWN_SECONDS):
     return threading.Thread(target=away)
 
 
-def test_an_outage_in_an_upload(own_store, own_cache, minio, monkeypatch, capfd):
-    away = outage(minio)
+def test_an_outage_in_an_upload(own_store, own_cache, own_minio, monkeypatch, capfd):
+    away = outage(own_minio)
     parts = Counted(monkeypatch, "put_part", at=6, then=away.start)
     manifest = make(own_store, {"big.bin": os.urandom(12 * PART), **{f"{i}": b"x" for i in range(50)}})
     away.join()
@@ -69,14 +69,14 @@ def test_an_outage_in_an_upload(own_store, own_cache, minio, monkeypatch, capfd)
     forget(own_cache)
     assert list_files(own_store.fetch(PREFIX)) == manifest.files
     said = capfd.readouterr().out
-    assert f"store the store at {minio.url}" in said
+    assert f"store {own_minio.url}" in said
     assert said.endswith("store answers again\n")
 
 
-def test_an_outage_in_a_download(own_store, own_cache, minio, monkeypatch):
+def test_an_outage_in_a_download(own_store, own_cache, own_minio, monkeypatch):
     manifest = make(own_store, {"big.bin": os.urandom(12 * PART), **{f"{i}": b"x" for i in range(50)}})
     forget(own_cache)
-    away = outage(minio)
+    away = outage(own_minio)
     ranges = Counted(monkeypatch, "read_range", at=3, then=away.start)
     folder = own_store.fetch(PREFIX)
     away.join()
@@ -84,7 +84,7 @@ def test_an_outage_in_a_download(own_store, own_cache, minio, monkeypatch):
     assert list_files(folder) == manifest.files
 
 
-def test_a_killed_upload_goes_on(own_store, own_cache, minio, monkeypatch):
+def test_a_killed_upload_goes_on(own_store, own_cache, own_minio, monkeypatch):
     folder, manifest = fill(own_store, {"big.bin": os.urandom(12 * PART), **{f"{i}": b"x" for i in range(50)}})
     (folder / "manifest.json").write_bytes(manifest.canonical())
 
@@ -99,7 +99,7 @@ def test_a_killed_upload_goes_on(own_store, own_cache, minio, monkeypatch):
         own_store.publish(folder, PREFIX)
     assert not own_store.exists(f"{PREFIX}/manifest.json")
     monkeypatch.undo()
-    for name, value in minio.environment().items():
+    for name, value in own_minio.environment().items():
         monkeypatch.setenv(name, value)
     parts, whole = Counted(monkeypatch, "put_part"), Counted(monkeypatch, "put")
     assert own_store.publish(folder, PREFIX)
@@ -146,21 +146,21 @@ def test_ranges_that_were_lost_on_the_disk_are_fetched_again(own_store, own_cach
     assert (folder / "big.bin").read_bytes()[:1000] != bytes(1000)
 
 
-def test_a_store_that_stays_away_is_given_up(own_store, minio, monkeypatch):
+def test_a_store_that_stays_away_is_given_up(own_store, own_minio, monkeypatch):
     own_store.write("x", b"1")
-    minio.stop()
+    own_minio.stop()
     impatient = own_store.bucket.stoppable(1.5)
     began = time.monotonic()
     with pytest.raises(RetryableError, match=r"refuses the connection; see that it is up.*same command again"):
         impatient.get("x")
     assert 1 < time.monotonic() - began < 10
-    minio.start()
+    own_minio.start()
 
 
-def test_a_store_that_hangs_is_given_up_or_waited_for(own_store, minio, monkeypatch):
+def test_a_store_that_hangs_is_given_up_or_waited_for(own_store, own_minio, monkeypatch):
     own_store.write("x", b"1")
-    minio.send(signal.SIGSTOP)
-    threading.Timer(3, minio.send, [signal.SIGCONT]).start()
+    own_minio.send(signal.SIGSTOP)
+    threading.Timer(3, own_minio.send, [signal.SIGCONT]).start()
     assert own_store.read("x") == b"1"
 
 

@@ -124,18 +124,18 @@ def test_small_files_follow_within_seconds_and_old_events_go(store, machine):
     assert store.read(f"{RUN}/metrics.jsonl") == b"{}\n{}\n"
 
 
-def test_an_outage_does_not_stop_training(minio, own_cache, reach, capfd):
-    reach(minio)
+def test_an_outage_does_not_stop_training(own_minio, own_cache, reach, capfd):
+    reach(own_minio)
     store = S3Store(new_root())
     with stopped_work(store) as work:
         (work / "metrics.jsonl").write_text("1\n")
         until(lambda: store.files(RUN))
-        minio.stop()
+        own_minio.stop()
         for step in (10, 20):
             (work / "metrics.jsonl").write_text(f"{step}\n")
             save(work, step, 30 << 20)
             time.sleep(2.5)
-        minio.start()
+        own_minio.start()
         until(lambda: steps(store) == ["step-00000020"])
     assert store.read(f"{RUN}/metrics.jsonl") == b"20\n"
     printed = capfd.readouterr().out
@@ -143,12 +143,12 @@ def test_an_outage_does_not_stop_training(minio, own_cache, reach, capfd):
     assert "the stage goes on" in printed
 
 
-def test_a_store_that_is_gone_at_the_end_is_told(minio, own_cache, reach, monkeypatch, capfd):
+def test_a_store_that_is_gone_at_the_end_is_told(own_minio, own_cache, reach, monkeypatch, capfd):
     monkeypatch.setattr("components.common.mirror.LAST_PATIENCE", 1.0)
-    reach(minio)
+    reach(own_minio)
     store = S3Store(new_root())
     with stopped_work(store) as work:
-        minio.stop()
+        own_minio.stop()
         save(work, 10)
     assert "the last checkpoint is not in the store" in capfd.readouterr().out
     assert Checkpoints(work, "sft").newest().step == 10  # here it still is

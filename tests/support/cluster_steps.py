@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from components.common.artifacts import find_manifest
@@ -35,6 +36,17 @@ def lent_settings(lent: Any, **settings: Any) -> dict[str, Any]:
         "grace_period": 10,
         **settings,
     }
+
+
+def kill_containers(command: str) -> None:
+    """Sends SIGKILL to the first process of each container whose command line matches, as the kernel would.
+
+    Only where the cluster's node is this machine.
+    """
+    found = subprocess.run(["pgrep", "-f", command], capture_output=True, text=True, check=True).stdout.split()
+    first = [pid for pid in found if Path(f"/proc/{pid}/status").read_text().split("NSpid:")[1].split()[1:2] == ["1"]]
+    assert first, f"no container runs {command}"
+    subprocess.run(["kill", "-9", *first], check=True)
 
 
 class Launcher:

@@ -47,6 +47,11 @@ def retrying(preset: str = "", config: str = "", model: str = "", data: str = ""
     failing(folder=data).set_retry(2, backoff_duration="0s")
 '''
 
+CLEANED_UP = RETRYING.replace(
+    '    failing(folder=data).set_retry(2, backoff_duration="0s")',
+    '    with tasks.cleaned_up("any"):\n        tasks.step(failing(folder=data), image="any")',
+).replace("from kfp import dsl\n", "from kfp import dsl\n\nfrom pipelines import tasks\n", 1)
+
 
 def write(folder: Path, text: str) -> Path:
     """Writes a pipeline file."""

@@ -167,29 +167,45 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def running_job(release: Release, name: str, seconds: int) -> Object:
-    """A PyTorchJob of one pod that sleeps; returns it once its pod runs."""
-    restricted = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+def pytorchjob(release: Release, name: str, command: Sequence[str], workers: int = 0) -> Object:
+    """A PyTorchJob whose pods run one command under `restricted`.
+
+    Args:
+        release: Whose image and account it uses.
+        name: The job's.
+        command: What each pod runs.
+        workers: Pods besides the master.
+    """
     container = {
         "name": "pytorch",
         "image": release.image,
-        "command": ["sleep", str(seconds)],
-        "securityContext": restricted,
+        "command": list(command),
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
     }
     spec = {
         "serviceAccountName": "rlhf-stage",
         "securityContext": {"runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}},
+        "terminationGracePeriodSeconds": 2,
         "containers": [container],
     }
-    replica = {"replicas": 1, "restartPolicy": "Never", "template": {"spec": spec}}
-    labels = {"rlhf-stack/run": "upgraded"}
-    job = {
+    replicas = {"Master": 1, **({"Worker": workers} if workers else {})}
+    return {
         "apiVersion": "kubeflow.org/v1",
         "kind": "PyTorchJob",
-        "metadata": {"name": name, "labels": labels},
-        "spec": {"runPolicy": {"cleanPodPolicy": "Running"}, "pytorchReplicaSpecs": {"Master": replica}},
+        "metadata": {"name": name, "labels": {"rlhf-stack/run": "of-the-chart"}},
+        "spec": {
+            "runPolicy": {"cleanPodPolicy": "Running"},
+            "pytorchReplicaSpecs": {
+                kind: {"replicas": count, "restartPolicy": "Never", "template": {"spec": spec}}
+                for kind, count in replicas.items()
+            },
+        },
     }
-    release.cluster.create(job, namespace=release.namespace)
+
+
+def running_job(release: Release, name: str, seconds: int) -> Object:
+    """Starts a PyTorchJob of one pod that sleeps; returns it once its pod runs."""
+    release.cluster.create(pytorchjob(release, name, ["sleep", str(seconds)]), namespace=release.namespace)
 
     def runs() -> bool:
         try:

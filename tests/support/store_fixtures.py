@@ -18,7 +18,7 @@ def shared_minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MinioServ
 
 
 @pytest.fixture
-def minio(tmp_path: pytest.TempPathFactory) -> Iterator[MinioServer]:
+def own_minio(tmp_path: pytest.TempPathFactory) -> Iterator[MinioServer]:
     """A server of the test's own, to be killed and started again."""
     yield from running(tmp_path)
 

@@ -136,11 +136,13 @@ def test_wrong_arguments_end_with_code_2(tmp_path, arguments, words):
     assert "Traceback" not in result.stderr
 
 
-def test_a_users_error_is_not_repeated_by_retries_and_keeps_its_exit_code(tmp_path):
-    file = pipelines.write(tmp_path, pipelines.RETRYING)
+@pytest.mark.parametrize("pipeline", [pipelines.RETRYING, pipelines.CLEANED_UP])
+def test_a_users_error_is_not_repeated_by_retries_and_keeps_its_exit_code(tmp_path, pipeline):
+    file = pipelines.write(tmp_path, pipeline)
     result = rlhf("run", str(file), "--data", str(tmp_path), "--store", str(tmp_path / "s"))
     assert result.returncode == 2
     assert result.stderr == "error: row 3: is broken; mend it\n"
+    assert result.stdout.count("is broken") == 1
     assert (tmp_path / "attempts").read_text() == "x"
 
 

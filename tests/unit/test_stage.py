@@ -10,6 +10,7 @@ from components.common.config import Config, Neutral
 from components.common.entry import run_plan, stage_main
 from components.common.errors import InputError, UserError
 from components.common.stage import InputSpec, Result, StageSpec, make_plan, split_uri
+from components.common.store import DirectoryStore
 
 
 class ToyConfig(Config):
@@ -107,6 +108,20 @@ def test_a_plain_folder_is_known_by_its_content(tmp_path, model):
     assert key() == before
     (model / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], "x": 1}))
     assert key() != before
+
+
+def test_an_artifact_is_fetched_when_its_folder_is_looked_at(tmp_path, arguments, monkeypatch):
+    assert stage_main(SPEC, lambda: make_model, arguments) == 0
+    (made,) = (tmp_path / "store" / "artifacts" / "sft").glob("*")
+    fetched = []
+    fetch = DirectoryStore.fetch
+    monkeypatch.setattr(DirectoryStore, "fetch", lambda store, prefix: fetched.append(prefix) or fetch(store, prefix))
+    plan = make_plan(SPEC, {}, "x", {"model": str(made)}, str(tmp_path / "other"))
+    assert plan.parents()["model"].digest.startswith("sha256:")
+    assert fetched == []
+    plan.verify_inputs()
+    assert plan.inputs["model"].folder == made
+    assert fetched == [f"artifacts/sft/{made.name}"]
 
 
 def test_a_wrong_kind_is_refused(tmp_path, model):
