@@ -39,7 +39,9 @@ def test_an_overlay_places_the_training_pods_and_no_others(name):
 
 
 def test_the_kueue_overlay_queues_the_training_jobs():
-    queues = {made["kind"]: made["metadata"]["labels"].get("kueue.x-k8s.io/queue-name") for made in built("overlays/kueue")}
+    queues = {
+        made["kind"]: made["metadata"]["labels"].get("kueue.x-k8s.io/queue-name") for made in built("overlays/kueue")
+    }
     assert queues == {"PyTorchJob": "t4", "Job": None}
 
 
