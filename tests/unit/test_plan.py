@@ -12,11 +12,15 @@ from components.common.errors import InputError, UserError
 from components.common.models import lora_targets, parameter_count
 from components.common.training import LoraSettings
 from components.prepare.config import ModelConfig, RunConfig, ScratchModel
+from components.prepare.resolve import Request, resolve
 from pipelines.plan.activations import Batch, Numerics, kept
 from pipelines.plan.architecture import read_architecture
 from pipelines.plan.base import base_fields, read_base
-from pipelines.plan.report import aligned, plan_run
+from pipelines.plan.report import plan_run
+from pipelines.plan.speed import stage_speed
+from pipelines.plan.stages import Machine
 from pipelines.plan.t4 import GIB, Gpu
+from pipelines.plan.table import aligned
 from tests.support.commands import python, rlhf
 from tests.support.models import FAMILIES, tiny_config
 
@@ -144,6 +148,22 @@ def test_stages_that_are_off_and_those_of_another_pipeline_are_left_out(tmp_path
     assert [stage.memory.stage for stage in made.stages] == ["sft", "dpo", "evaluate"]
 
 
+def test_small_models_are_held_up_by_their_kernels_and_large_ones_by_arithmetic():
+    config = RunConfig.model_validate({"data": {"sft": {"max_length": 1024}}})
+    machine = Machine(4)
+
+    def rate(fields, gpu):
+        return stage_speed("sft", read_architecture(fields, "x"), config, machine, gpu).tokens
+
+    tiny = {**LLAMA_1B, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_hidden_layers": 2}
+    fast = Gpu(flops=48e12)
+    assert rate(tiny, fast) == rate(tiny, Gpu())
+    assert rate(LLAMA_1B, fast) == pytest.approx(2 * rate(LLAMA_1B, Gpu()))
+    assert rate(LLAMA_1B, Gpu()) == pytest.approx(
+        14_000, rel=0.2
+    )  # 4 GPUs · 0.7 · 24e12 / (4 · 1.1e9), attention aside
+
+
 def test_columns_are_aligned():
     assert aligned([("a", "long", "c"), ("name", "1", "22")]) == ["a     long   c", "name     1  22"]
 
@@ -160,6 +180,29 @@ def test_the_command_prints_tables_and_json_and_starts_nothing(tmp_path):
     for stage in fields["stages"]:
         assert stage["total"] == pytest.approx(max(stage["moments"].values()))
     assert list(tmp_path.iterdir()) == [tmp_path / "model"]
+
+
+MISTRAL = {**LLAMA_7B, "intermediate_size": 14336, "num_key_value_heads": 8, "model_type": "mistral"}
+SMOLLM3 = {
+    **LLAMA_7B,
+    "model_type": "smollm3",
+    "hidden_size": 2048,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "vocab_size": 128256,
+    "tie_word_embeddings": True,
+}
+
+
+@pytest.mark.parametrize("pipeline", ["rlhf", "dpo"])
+@pytest.mark.parametrize(
+    ("preset", "fields"), [("t4x4-1b", LLAMA_1B), ("t4x4-3b", SMOLLM3), ("t4x4-7b-qlora", MISTRAL)]
+)
+def test_the_presets_for_t4s_fit_the_models_they_name(preset, fields, pipeline, tmp_path):
+    config = resolve(Request(preset, model=folder_of(fields, tmp_path / "model"), pipeline=pipeline))
+    made = plan_run(read_base(config.model), config, pipeline, Gpu())
+    assert made.fits, [(stage.memory.stage, stage.total / GIB) for stage in made.stages if not stage.fits]
 
 
 def test_what_does_not_fit_is_exit_code_2_with_what_would(tmp_path):
@@ -180,8 +223,8 @@ def test_the_numbers_that_are_copied_from_training_are_the_same():
     from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE
 
     from components.common import evaluation, label_head
-    from pipelines.plan import stages
+    from pipelines.plan import parts
 
-    assert stages.LOGITS_AT_ONCE == label_head.LOGITS_AT_ONCE
-    assert stages.HEAD_ROWS == evaluation.HEAD_ROWS
-    assert (TOKEN_CHUNK_SIZE, _CHUNKED_LOGPROB_CHUNK_SIZE) == stages.TRL_TILE
+    assert parts.LOGITS_AT_ONCE == label_head.LOGITS_AT_ONCE
+    assert parts.HEAD_ROWS == evaluation.HEAD_ROWS
+    assert (TOKEN_CHUNK_SIZE, _CHUNKED_LOGPROB_CHUNK_SIZE) == parts.TRL_TILE
