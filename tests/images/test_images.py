@@ -54,7 +54,9 @@ def test_a_target_says_what_it_is(target):
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_target_starts_what_it_is_called(target):
-    (entry,) = lineage(STAGES, target).all("ENTRYPOINT")
+    (entry,) = STAGES[target].all("ENTRYPOINT")
+    # In the same stage and after it: ENTRYPOINT forgets the CMD that a stage inherits.
+    assert STAGES[target].steps[-1] == ("CMD", '["--help"]')
     program, *rest = json.loads(entry)
     if target == "launcher":
         assert program in PROJECT["scripts"]
@@ -83,7 +85,7 @@ def test_packages_come_before_code_so_that_a_change_of_code_is_one_small_layer(t
 def test_targets_of_training_differ_in_name_only():
     training = [name for name in TARGETS if STAGES[name].base == "train"]
     assert {*TARGETS} - {*training} == {"launcher", "data"}
-    assert {kind for name in training for kind, _ in STAGES[name].steps} == {"LABEL", "ENTRYPOINT"}
+    assert {kind for name in training for kind, _ in STAGES[name].steps} == {"LABEL", "ENTRYPOINT", "CMD"}
 
 
 def test_lock_files_add_to_each_other():
