@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from components.common.attention import keep_attention_fused
 from components.common.device import DevicePolicy
 from components.common.errors import InputError, UserError
 from components.common.tokenizer import save_generation_config, tokenizer_identity
@@ -56,6 +57,7 @@ def new_causal_lm(folder: Path, policy: DevicePolicy) -> Any:
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    keep_attention_fused(policy)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         return AutoModelForCausalLM.from_config(config).to(policy.device)
@@ -135,6 +137,7 @@ def _load(
 ) -> Any:
     from transformers import logging
 
+    keep_attention_fused(policy)
     level = logging.get_verbosity()
     logging.set_verbosity_error()  # it reports the missing score head as a fault; the check below is stricter
     try:
