@@ -73,6 +73,8 @@ def step_objects(step, bucket, lent, preset):
         if made["metadata"]["labels"][manifests.STEP_LABEL] != step:
             continue
         training = made["kind"] == "PyTorchJob"
+        if training:
+            made["spec"]["nprocPerNode"] = "1"
         template = (made["spec"]["pytorchReplicaSpecs"]["Master"] if training else made["spec"])["template"]
         (container,) = template["spec"]["containers"]
         container["resources"] = {"requests": {"cpu": "100m", "memory": "256Mi"}}
