@@ -75,10 +75,10 @@ def check(stage, size, tokenizer, tmp_path, **changes):
     work.mkdir()
     measured = MEASURE[stage](memory.StubJob(getattr(run, stage), stage, work, base), run, LENGTH, VOCAB)
     predicted = stage_memory(stage, model, run, HERE).peak
-    assert predicted.total / measured == pytest.approx(1, abs=0.15), (predicted, measured)
+    assert predicted.total / measured == pytest.approx(1, abs=0.1), (predicted, measured)
     # Weights are easily counted: what comes and goes must be right as well.
     static = sum(predicted.parts.get(name, 0) for name in STATIC)
-    assert (predicted.total - static) / (measured - static) == pytest.approx(1, abs=0.3), (predicted, measured)
+    assert (predicted.total - static) / (measured - static) == pytest.approx(1, abs=0.2), (predicted, measured)
 
 
 @pytest.mark.parametrize("stage", MEASURE)

@@ -9,11 +9,12 @@ import torch
 import transformers
 
 from components.common.errors import InputError, UserError
+from components.common.evaluation import backbone
 from components.common.models import lora_targets, parameter_count
 from components.common.training import LoraSettings
 from components.prepare.config import ModelConfig, RunConfig, ScratchModel
 from components.prepare.resolve import Request, resolve
-from pipelines.plan.activations import Batch, Numerics, kept
+from pipelines.plan.activations import Batch, Numerics, kept, layer_kept
 from pipelines.plan.architecture import read_architecture
 from pipelines.plan.base import base_fields, read_base
 from pipelines.plan.report import plan_run
@@ -97,6 +98,52 @@ def test_float16_keeps_more_tensors_but_fewer_bytes_and_checkpoints_keep_least()
     assert single / 2 < half < single  # adapters get copies of their inputs
     assert kept(model, Numerics(2, quantised=True), batch) < half  # there they share them
     assert kept(model, Numerics(2, checkpointing=True), batch) < half / 10
+
+
+def saved_bytes(model, batch, *, half):
+    """Bytes of what autograd keeps of a forward pass through a model's layers, parameters and their casts aside."""
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    shapes = {tuple(p.shape) for p in model.parameters() if p.dim() == 2}
+    shapes |= {shape[::-1] for shape in shapes}
+    kept_storages, alive = {}, []
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        alive.append(tensor)
+        if storage.data_ptr() not in parameters and not (half and tuple(tensor.shape) in shapes):
+            kept_storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    ids = torch.ones(batch.rows, batch.length, dtype=torch.long)
+    positions = torch.arange(batch.length).remainder(batch.length // 2).expand(batch.rows, -1)  # two sequences a row
+    given = {} if model.config.model_type == "bloom" else {"position_ids": positions}
+    with (
+        torch.autocast("cpu", dtype=torch.float16, enabled=half),
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+    ):
+        backbone(model)(input_ids=ids, use_cache=False, **given)
+    return sum(kept_storages.values())
+
+
+# Autocast on a CPU leaves bloom's LayerNorm in half precision, on a GPU it does not.
+@pytest.mark.parametrize(
+    ("family", "half"), [*((name, False) for name in FAMILIES), *((n, True) for n in FAMILIES[:3])]
+)
+def test_what_layers_keep_is_counted_tensor_by_tensor(family, half, tokenizer):
+    from peft import get_peft_model
+
+    from components.common.models import float32_trainables, lora_config
+
+    wide = {"hidden_size": 192, **({} if family == "bloom" else {"intermediate_size": 576})}
+    heads = {"head_dim": 48} if family == "qwen3" else {}
+    config = tiny_config(family, tokenizer, **wide, **heads)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float16 if half else torch.float32)
+    adapted = get_peft_model(model, lora_config(model, LoraSettings(r=2), "CAUSAL_LM")).train()
+    float32_trainables(adapted)
+    batch = Batch(2, 50)
+    shape, numerics = read_architecture(config.to_dict(), family), Numerics(2 if half else 4, r=2)
+    counted = shape.layers * layer_kept(shape, numerics, batch)
+    assert counted == pytest.approx(saved_bytes(adapted, batch, half=half), rel=0.03)
 
 
 def plan(fields, tmp_path, memory=14.5, pipeline="rlhf", **changes):
