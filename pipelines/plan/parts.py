@@ -57,7 +57,7 @@ def evaluation(stage: str, model: Architecture, numerics: Numerics, tokens: int)
     transient = forward_transient(model, numerics, Batch(1, tokens)) - tokens**2 * (1 + numerics.bytes)
     if stage == "reward":
         return {"activations": transient}
-    return {"activations": transient, "logits": 3 * FLOAT32 * HEAD_ROWS * model.vocab_size}
+    return {"activations": transient, "logits": 3 * FLOAT32 * min(HEAD_ROWS, tokens) * model.vocab_size}
 
 
 def rows_at_once(tokens: int, length: int, wanted: int) -> int:
