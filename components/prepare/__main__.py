@@ -175,7 +175,9 @@ def _versions(packages: Sequence[str]) -> dict[str, str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m components.prepare", description=__doc__)
     parser.add_argument("--output", required=True, metavar="URI", help="store root")
-    parser.add_argument("--base", default="", metavar="URI", help="artifact to make of the base model; default by its key")
+    parser.add_argument(
+        "--base", default="", metavar="URI", help="artifact to make of the base model; default by its key"
+    )
     parser.add_argument("--run-id", required=True, help="name of the run below runs/")
     parser.add_argument("--preset", default="tiny-cpu", help="name of a preset, or a YAML file")
     parser.add_argument("--config", default="", help="YAML text or file, laid over the preset")

@@ -42,8 +42,9 @@ def plan(
     with reported():
         from pipelines.cli.run import asked, checked
         from pipelines.plan.base import read_base
-        from pipelines.plan.report import as_dict, as_text, plan_run
+        from pipelines.plan.report import as_dict, plan_run
         from pipelines.plan.t4 import GIB, Gpu
+        from pipelines.plan.table import as_text
 
         named = {"preset": preset, "config": config, "model": model, "data": data, "seed": seed}
         file, parameters = asked(arguments, named)

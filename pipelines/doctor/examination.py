@@ -123,6 +123,9 @@ def _store(cluster: Any, wanted: Wanted) -> Iterator[Finding]:
     if not root:
         remedy = "set RLHF_STORE in the ConfigMap rlhf-stack, or give --store s3://BUCKET"
         yield Finding("store", "failed", "nothing says where it is", remedy)
+    elif not is_s3(root):
+        remedy = "give --store s3://BUCKET, or mount the folder into all pods by launcher.volumes"
+        yield Finding("store", "warning", f"{root} is a folder, which pods do not see", remedy)
     else:
         yield from examine("store", partial(check_store, root))
         yield from examine("keys", partial(check_keys, root))

@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from components.launcher.cluster import JOBS, PODS, ApiError, Cluster
 from components.launcher.config import LauncherConfig, Resources
@@ -27,10 +28,11 @@ def check_pull(cluster: Cluster, steps: Sequence[str], root: str, config: Launch
         config: Says the images' names.
     """
     run = f"doctor-{secrets.token_hex(4)}"
-    jobs = [_probe(run, step, root, config) for step in steps]
+    by_image = {job.image: job for job in (_probe(run, step, root, config) for step in steps)}
+    jobs = list(by_image.values())
     try:
         for job in jobs:
-            cluster.create(JOBS, to_job(job))
+            cluster.create(JOBS, _object(job))
         for job in jobs:
             yield _await(cluster, job, time.monotonic() + PULL_SECONDS)
     except ApiError as error:
@@ -44,6 +46,12 @@ def _probe(run: str, step: str, root: str, config: LauncherConfig) -> StageJob:
     job = stage_job(run, step, "pull", ["--help"], root, config, cluster=True)
     small = Resources(cpu="100m", memory="256Mi")
     return replace(job, processes=1, gpus_per_node=0, nodes=1, resources=small)
+
+
+def _object(job: StageJob) -> dict[str, Any]:
+    made = to_job(job)
+    made["spec"]["template"]["spec"]["restartPolicy"] = "Never"  # a training pod's own is one that no Job may have
+    return made
 
 
 def _await(cluster: Cluster, job: StageJob, until: float) -> Finding:

@@ -25,8 +25,9 @@ def check_store(root: str) -> Iterator[Finding]:
         store.write(path, PROBE)
         same = store.read(path) == PROBE
         store.remove(path)
-    except RlhfError as error:
-        yield Finding("store", "failed", str(error), "" if error.hint else "check RLHF_STORE and the AWS variables")
+    except (RlhfError, OSError) as error:
+        told = isinstance(error, RlhfError) and error.hint
+        yield Finding("store", "failed", str(error), "" if told else "check RLHF_STORE and the AWS variables")
         return
     if same:
         yield Finding("store", "ok", f"{store.root} can be written and read")

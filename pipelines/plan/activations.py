@@ -63,14 +63,14 @@ class Batch:
 
 def kept(model: Architecture, numerics: Numerics, batch: Batch) -> int:
     """Bytes that live from the forward to the backward pass of a model without its head."""
-    hidden, layer = model.hidden_size, layer_kept(model, numerics, batch)
+    hidden = model.hidden_size
     final = hidden * numerics.bytes + (FLOAT32 * hidden if numerics.full else 0)
     mask = batch.rows * batch.length**2 if not model.alibi else 0  # boolean, shared by all layers
     if numerics.checkpointing:
         first = FLOAT32 * hidden  # the last norm's input; without checkpoints the first layer's makes up for it
         inputs = model.layers * hidden * numerics.stream
-        return batch.tokens * (inputs + final + first) + layer + mask + _casts(model, numerics) // model.layers
-    return batch.tokens * final + model.layers * layer + mask + _casts(model, numerics)
+        return batch.tokens * (inputs + final + first) + mask
+    return batch.tokens * final + model.layers * layer_kept(model, numerics, batch) + mask + _casts(model, numerics)
 
 
 def layer_kept(model: Architecture, numerics: Numerics, batch: Batch) -> int:
@@ -84,11 +84,13 @@ def layer_kept(model: Architecture, numerics: Numerics, batch: Batch) -> int:
 
 
 def backward_transient(model: Architecture, numerics: Numerics, batch: Batch) -> int:
-    """Bytes that gradients of activations take beside what was kept, where a block is widest."""
+    """Bytes that come beside what was kept: gradients of activations where a block is widest, and a block anew."""
     copies = FLOAT32 + numerics.bytes if numerics.mixed and not numerics.quantised else 0  # on the way through casts
     wide = model.intermediate_size * (2 * numerics.bytes + copies)
     scores = model.heads * batch.length * (2 * FLOAT32 + numerics.bytes) if model.alibi else 0
-    return batch.tokens * max(wide, scores) + dequantised(model, numerics)
+    anew = layer_kept(model, numerics, batch) + _casts(model, numerics) // model.layers
+    block = anew if numerics.checkpointing else 0
+    return batch.tokens * max(wide, scores) + block + dequantised(model, numerics)
 
 
 def forward_transient(model: Architecture, numerics: Numerics, batch: Batch, *, adapters: bool = True) -> int:

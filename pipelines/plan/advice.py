@@ -48,9 +48,19 @@ def advise(stage: str, config: RunConfig, total: Total, limit: float) -> Advice 
         for overrides in steps:
             found = _advice(config, (*together, *overrides), total)
             if found and found.total <= limit:
-                return found
+                return _leanest(config, found, total, limit)
         together = (*together, *steps[-1])
     return None
+
+
+def _leanest(config: RunConfig, advice: Advice, total: Total, limit: float) -> Advice:
+    """Leaves out changes that the others make needless."""
+    for change in advice.overrides:
+        rest = tuple(override for override in advice.overrides if override != change)
+        found = _advice(config, rest, total)
+        if found and found.total <= limit:
+            return _leanest(config, found, total, limit)
+    return advice
 
 
 def apply(config: RunConfig, overrides: tuple[str, ...]) -> RunConfig:
@@ -74,6 +84,9 @@ def _steps(kind: str, stage: str, config: RunConfig) -> Iterator[tuple[str, ...]
     elif kind == "batches" and hasattr(section, "eval_tokens"):
         for tokens in _halves(section.eval_tokens, 1024):
             yield (f"{stage}.eval_tokens={tokens}",)
+    elif kind == "answers" and hasattr(section, "max_new_tokens"):
+        for prompts in _halves(section.num_eval_prompts, 8):
+            yield (f"{stage}.num_eval_prompts={prompts}",)
     elif kind == "checkpointing" and getattr(section, "activation_checkpointing", True) is False:
         yield (f"{stage}.activation_checkpointing=true",)
     elif kind == "adapter" and getattr(section, "lora", ...) is None:
@@ -100,4 +113,4 @@ def _halves(value: int, least: int) -> Iterator[int]:
 
 
 # What changes no result comes first, then what costs time, then what changes what is learnt.
-_KINDS = ("micro-batch", "batches", "checkpointing", "four bits", "adapter", "length")
+_KINDS = ("micro-batch", "batches", "answers", "checkpointing", "four bits", "adapter", "length")

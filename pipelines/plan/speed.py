@@ -10,10 +10,11 @@ from components.prepare.config import RunConfig
 from components.rl.config import RlConfig
 from pipelines.plan.activations import Numerics
 from pipelines.plan.architecture import Architecture
-from pipelines.plan.stages import Machine, rows_at_once, weights
+from pipelines.plan.parts import rows_at_once, weights
+from pipelines.plan.stages import Machine
 from pipelines.plan.t4 import Gpu
 
-# Kernels that a block launches for one token: projections with an adapter each, norms, positions, attention, cache.
+# Kernels that a block launches in a forward pass: projections with an adapter each, norms, positions, attention, cache.
 KERNELS = 60
 DEQUANTISING = 1.3  # four-bit weights are written out before every product
 
@@ -52,7 +53,11 @@ def _training(
     length = data.reward.max_length if paired else getattr(data, stage).max_length
     forward = forward_flops(model, length, head=stage != "reward")
     passes = passes_of(numerics) + (1 if stage == "dpo" else 0)  # dpo's reference
-    rate = machine.processes * _flops(gpu, numerics) / (passes * forward)
+    share = max(1, config.train_batch_size // machine.processes)
+    rows = min(config.per_device_train_batch_size, share) * (2 if paired else 1)
+    computing = rows * length * passes * forward / _flops(gpu, numerics)
+    micro = max(computing, passes * model.layers * KERNELS * gpu.launch)
+    rate = machine.processes * rows * length / micro
     tokens = config.train_batch_size * length * (2 if paired else 1)
     steps = config.max_steps if config.max_steps > 0 else None
     return Speed(rate, tokens / rate, steps * tokens / rate if steps else None)

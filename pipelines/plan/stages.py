@@ -12,23 +12,11 @@ from components.evaluate.config import EvaluateConfig
 from components.prepare.config import RunConfig
 from components.rl.config import RlConfig
 from components.sft.config import SftConfig
-from pipelines.plan.activations import (
-    FLOAT32,
-    Batch,
-    Numerics,
-    backward_transient,
-    forward_transient,
-    kept,
-    kv_cache,
-    layer_kept,
-)
+from pipelines.plan.activations import FLOAT32, Batch, Numerics, backward_transient, forward_transient, kept, layer_kept
 from pipelines.plan.architecture import Architecture
+from pipelines.plan.parts import evaluation, foreach_adam, generation, rows_at_once, training_step, weights
 
-LOGITS_AT_ONCE = 2**25  # components.common.label_head.LOGITS_AT_ONCE, which cannot be imported without torch
-HEAD_ROWS = 512  # components.common.evaluation.HEAD_ROWS
-TRL_TILE = (4096, 32768)  # positions and tokens whose logits TRL's head for dpo computes at once
 ANSWER_TOKENS = 16384  # positions in a batch of answers in evaluation: the default of components.common.generation
-NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight: four bits, a byte for 64 weights, a float32 for 256 of these
 
 
 @dataclass(frozen=True)
@@ -136,13 +124,15 @@ def training_memory(
     batch = Batch(2 * rows if paired else rows, length)
     held = _held(model, numerics, machine, head=stage != "reward", accumulates=share > rows)
     wanted = batch.tokens if labels is None else labels
-    training = {**held.parts, **_training_step(stage, model, numerics, batch, wanted)}
-    last = {"activations": layer_kept(model, numerics, batch) + backward_transient(model, numerics, batch)}
+    training = {**held.parts, **training_step(stage, model, numerics, batch, wanted)}
+    block = 0 if numerics.checkpointing else layer_kept(model, numerics, batch)
+    last = {"activations": block + backward_transient(model, numerics, batch)}
     moments = [Moment("training", training), Moment("gradients", {**held.parts, **held.step, **last})]
-    moments.append(Moment("evaluation", {**held.parts, **_evaluation(stage, model, numerics, config.eval_tokens)}))
+    moments.append(Moment("evaluation", {**held.parts, **evaluation(stage, model, numerics, config.eval_tokens)}))
     if isinstance(config, (SftConfig, DpoConfig)) and config.num_eval_prompts:
         prompt = max(1, length - config.max_new_tokens)
-        answering = _generation(model, numerics, ANSWER_TOKENS, config.num_eval_prompts, prompt, config.max_new_tokens)
+        prompts = -(-config.num_eval_prompts // machine.processes)
+        answering = generation(model, numerics, ANSWER_TOKENS, prompts, prompt, config.max_new_tokens)
         moments.append(Moment("answers", {**held.parts, **answering}))
     return StageMemory(stage, batch, tuple(moments), held.trained)
 
@@ -164,19 +154,20 @@ def rl_memory(model: Architecture, config: RlConfig, data: DataConfig, machine: 
         "optimizer": 3 * FLOAT32 * trained,  # gradients stay, and two moments
     }
     logits = rows * answer * model.vocab_size
+    gone = 5 * FLOAT32 * logits
     learning = {
-        "activations": kept(model, numerics, batch),
-        "logits": 5 * FLOAT32 * logits,
+        "activations": kept(model, numerics, batch) + max(0, backward_transient(model, numerics, batch) - gone),
+        "logits": gone,
     }
     scoring = {
         "activations": forward_transient(model, numerics, batch),
         "logits": (3 * FLOAT32 + numerics.bytes) * logits,
     }
     prompts = -(-config.rollout_batch_size // machine.processes)
-    rollout = _generation(model, numerics, config.eval_tokens, prompts, prompt, answer)
+    rollout = generation(model, numerics, config.eval_tokens, prompts, prompt, answer)
     moments = (
         Moment("training", {**parts, **learning}),
-        Moment("optimizer", {**parts, "activations": _foreach_adam(trained)}),
+        Moment("optimizer", {**parts, "activations": foreach_adam(trained)}),
         Moment("scoring", {**parts, **scoring}),
         Moment("rollout", {**parts, **rollout}),
     )
@@ -190,7 +181,7 @@ def evaluate_memory(model: Architecture, config: RunConfig, machine: Machine) ->
     prompt, answer = config.data.rl.max_prompt_length, settings.max_completion_length
     prompts = -(-settings.num_eval_prompts // machine.processes)
     answerer = {"weights": weights(model, numerics)}
-    answering = _generation(model, numerics, settings.eval_tokens, prompts, prompt, answer, adapters=False)
+    answering = generation(model, numerics, settings.eval_tokens, prompts, prompt, answer, adapters=False)
     judged = rows_at_once(settings.eval_tokens, prompt + answer, prompts)
     judging = forward_transient(model, numerics, Batch(judged, prompt + answer), adapters=False)
     without_head = {"weights": weights(model, numerics, head=False)}
@@ -227,73 +218,3 @@ def _held(model: Architecture, numerics: Numerics, machine: Machine, *, head: bo
         trained,
         {"optimizer": optimizer + gradients},
     )
-
-
-def weights(model: Architecture, numerics: Numerics, *, head: bool = True) -> int:
-    """Bytes of the frozen base on the GPU, without its head if a score takes its place."""
-    linear, other = model.linear_parameters, model.parameters - model.linear_parameters
-    if not head and not model.tied:
-        other -= model.embedding_parameters
-    return int(linear * (NF4 if numerics.quantised else numerics.bytes)) + other * numerics.bytes
-
-
-def _training_step(stage: str, model: Architecture, numerics: Numerics, batch: Batch, labels: int) -> dict[str, int]:
-    """Activations and logits where they are most: at the end of the forward pass, or soon after it."""
-    held = kept(model, numerics, batch)
-    backward = backward_transient(model, numerics, batch)
-    if stage == "reward":
-        return {"activations": held + backward}
-    if stage == "dpo":  # the reference's forward pass runs while the policy's activations wait
-        reference = forward_transient(model, numerics, batch, adapters=False)
-        logits = _trl_logits(model, numerics, labels)
-        return {"activations": held + max(0, max(reference, backward) - logits), "logits": logits}
-    states = labels * model.hidden_size * (numerics.bytes + FLOAT32)
-    chunk = 4 * FLOAT32 * min(labels, max(1, LOGITS_AT_ONCE // model.vocab_size)) * model.vocab_size
-    if numerics.full:
-        chunk += 2 * FLOAT32 * model.embedding_parameters
-    # Logits are gone when the layers' gradients come.
-    return {"activations": held + states + max(0, backward - chunk), "logits": chunk}
-
-
-def _trl_logits(model: Architecture, numerics: Numerics, labels: int) -> int:
-    """TRL's head for dpo computes a tile of logits at a time: its kernel in place, plain torch on seven copies."""
-    rows = min(labels, TRL_TILE[0])
-    columns = min(model.vocab_size, TRL_TILE[1])
-    return rows * (TRL_TILE[1] * numerics.bytes + (0 if numerics.mixed else 7 * FLOAT32 * columns))
-
-
-def _evaluation(stage: str, model: Architecture, numerics: Numerics, tokens: int) -> dict[str, int]:
-    transient = forward_transient(model, numerics, Batch(1, tokens)) - tokens**2 * (1 + numerics.bytes)
-    if stage == "reward":
-        return {"activations": transient}
-    return {"activations": transient, "logits": 3 * FLOAT32 * HEAD_ROWS * model.vocab_size}
-
-
-def rows_at_once(tokens: int, length: int, wanted: int) -> int:
-    """Rows of one length in a batch of at most so many tokens, if so many are wanted."""
-    return min(max(1, tokens // length), wanted)
-
-
-def _generation(
-    model: Architecture,
-    numerics: Numerics,
-    tokens: int,
-    prompts: int,
-    prompt: int,
-    answer: int,
-    *,
-    adapters: bool = True,
-) -> dict[str, int]:
-    """Prompts are read with the cache already there; then tokens come one by one, each row's logits in float64 too."""
-    rows = rows_at_once(tokens, prompt + answer, prompts)
-    choosing = rows * model.vocab_size * (2 * FLOAT32 + 2 * 8)
-    return {
-        "activations": forward_transient(model, numerics, Batch(rows, prompt), adapters=adapters),
-        "logits": choosing,
-        "cache": kv_cache(model, numerics, rows, prompt + answer - 1),
-    }
-
-
-def _foreach_adam(trained: int) -> int:
-    """Adam without fusing makes the denominators of all parameters at once."""
-    return FLOAT32 * trained

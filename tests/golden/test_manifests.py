@@ -77,7 +77,13 @@ def test_overlays_patch_the_training_jobs_alone():
 
 def test_training_pods_ask_for_four_gpus_and_hold_no_token():
     training = [made for objects in FILES.values() for made in objects if made["kind"] == "PyTorchJob"]
-    assert [made["metadata"]["labels"][LABEL_STAGE] for made in training] == ["pretrain", "sft", "reward", "rl", "evaluate"]
+    assert [made["metadata"]["labels"][LABEL_STAGE] for made in training] == [
+        "pretrain",
+        "sft",
+        "reward",
+        "rl",
+        "evaluate",
+    ]
     for made in training:
         pod = made["spec"]["pytorchReplicaSpecs"]["Master"]["template"]["spec"]
         assert pod["automountServiceAccountToken"] is False

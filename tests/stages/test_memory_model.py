@@ -42,7 +42,7 @@ MEASURE = {
     "evaluate": memory.peak_evaluate,
 }
 # Two optimizer steps of two micro-batches: gradients and the optimizer's moments are there at the peak.
-TRAINING = {"max_steps": 2, "train_batch_size": 4, "per_device_train_batch_size": 2}
+TRAINING = {"max_steps": 2, "train_batch_size": 4, "per_device_train_batch_size": 2, "eval_tokens": LENGTH}
 RUN = {
     "data": {
         **{part: {"max_length": LENGTH} for part in ("pretrain", "sft", "reward")},

@@ -38,3 +38,10 @@ def rlhf(*arguments: str, **options) -> subprocess.CompletedProcess:
 def kfp(*arguments: str, **options) -> subprocess.CompletedProcess:
     """Runs `kfp` as our distribution installs it."""
     return python("-m", "pipelines.cli.kfp_command", *arguments, **options)
+
+
+def left_behind(store: Path) -> list[Path]:
+    """Files in a store, but for what a stage says of itself in its work folder: its log and its signs of life."""
+    own = {"log.txt", "heartbeat.json"}
+    found = (path for path in store.rglob("*") if path.is_file())
+    return [path for path in found if not (path.relative_to(store).parts[0] == "work" and path.name in own)]

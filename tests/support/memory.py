@@ -16,6 +16,7 @@ from components.common.causal import CausalLM, Tables, build_causal_lm
 from components.common.device import device_policy
 from components.common.generation import Sampling, generate
 from components.common.packed import train_packed
+from components.data.model_facts import read_model_facts
 from components.data.pack import pack
 from components.data.pairs import Pairs
 from components.data.table import TokenTable, build_table
@@ -92,18 +93,19 @@ def save_base(config: Any, tokenizer: Any, folder: Path) -> Path:
     return folder
 
 
-def table(rows: int, length: int, vocab: int, prompt: int = 0, *, packed: bool = False, seed: int = 0) -> TokenTable:
-    """Random sequences of one length, labels after the prompt; packed, two share a row of twice the length."""
+def table(rows: int, length: int, vocab: int, prompt: int = 0, *, width: int = 0, seed: int = 0) -> TokenTable:
+    """Random sequences of one length, labels after the prompt; packed into rows if they have a width."""
     rng = np.random.default_rng(seed)
     trained = np.arange(length) >= prompt
     made = build_table([Tokens(rng.integers(5, vocab, length), trained) for _ in range(rows)], vocab)
-    return TokenTable(made.tokens, made.offsets, made.trained, pack(made.lengths, 2 * length)) if packed else made
+    return TokenTable(made.tokens, made.offsets, made.trained, pack(made.lengths, width)) if width else made
 
 
 def peak_packed(job: StubJob, run: RunConfig, length: int, vocab: int) -> int:
-    """Peak of pretrain or sft: rows of two sequences each, all of them labelled."""
+    """Peak of pretrain or sft: rows of two sequences each where the family can tell them apart, all labelled."""
     built = build_causal_lm(job)
-    tables = Tables(table(16, length // 2, vocab, packed=True), table(2, length // 2, vocab, seed=1))
+    sequence = length // 2 if read_model_facts(job.model).can_pack else length
+    tables = Tables(table(16, sequence, vocab, width=length), table(2, sequence, vocab, seed=1))
     return peak_of(built.model, lambda: train_packed(job, built.model, tables, POLICY))
 
 

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from tests.support.commands import ROOT
+from tests.support.commands import ROOT, left_behind
 from tests.support.mistakes import MISTAKES, Kit, make_shared
 
 PAGE = ROOT / "docs" / "errors.md"
@@ -41,7 +41,7 @@ def test_a_mistake_is_one_line_with_its_code_and_leaves_nothing(mistake, shared,
     assert code == mistake.code, printed
     assert printed.startswith("error: ")
     assert printed.count("\n") == 1
-    left = [path for path in (tmp_path / "store").rglob("*") if path.is_file() and "runs" not in path.parts]
+    left = [path for path in left_behind(tmp_path / "store") if "runs" not in path.parts]
     assert left == []
     assert list((tmp_path / "store").glob(".scratch/*")) == []
     assert set(shared.rglob("*")) == before

@@ -8,6 +8,7 @@ import pytest
 from components.data.__main__ import main
 from components.data.table import TokenTable, read_jsonl
 from tests.support import toy
+from tests.support.commands import left_behind
 from tests.support.models import tiny_config
 
 
@@ -127,7 +128,7 @@ def test_mistakes_end_with_code_2_one_line_and_nothing_written(world, tmp_path, 
     printed = capsys.readouterr().err
     assert words in printed
     assert printed.count("\n") == 1
-    assert [path for path in world.store.rglob("*") if path.is_file()] == []
+    assert left_behind(world.store) == []
 
 
 def test_too_long_answers_are_named_when_nothing_is_left(world, tmp_path, capsys):

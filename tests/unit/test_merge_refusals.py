@@ -24,6 +24,7 @@ from components.merge.__main__ import load_run
 from components.merge.casts import BLOCK
 from components.merge.config import SPEC
 from components.merge.engine import Engine
+from tests.support.commands import left_behind
 
 ROOT = Path(__file__).parents[2]
 Q = "model.layers.0.self_attn.q_proj"
@@ -261,7 +262,7 @@ def test_refusal(case: str, pair: Path, capfd: pytest.CaptureFixture[str]) -> No
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
     assert text in lines[0]
-    assert [path for path in (pair / "store").rglob("*") if path.is_file()] == []
+    assert left_behind(pair / "store") == []
 
 
 def test_merge_without_any_change(pair: Path, capsys: pytest.CaptureFixture[str]) -> None:
