@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tests.support.commands import python
+from tests.support.commands import left_behind, python
 
 
 @pytest.fixture
@@ -13,7 +13,7 @@ def merge(toy_run, tmp_path):
     def run(base, adapter, *arguments):
         given = ["--config", str(toy_run.config), "--input", f"base={base}", "--input", f"adapter={adapter}"]
         result = python("-m", "components.merge", *given, "--output", str(tmp_path / "out"), *arguments)
-        written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+        written = left_behind(tmp_path / "out")
         return result, written
 
     return run
@@ -98,7 +98,7 @@ def test_a_dataset_of_another_stage(toy_run, tmp_path):
     result = python("-m", "components.reward", *given, *inputs)
     check(
         result,
-        [p for p in (tmp_path / "out").rglob("*") if p.is_file()],
+        left_behind(tmp_path / "out"),
         3,
         "was made by data-sft, the input dataset takes what data-reward makes",
     )

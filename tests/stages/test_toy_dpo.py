@@ -8,7 +8,7 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.stages.conftest import TOY
-from tests.support.commands import ROOT, python, rlhf
+from tests.support.commands import ROOT, left_behind, python, rlhf
 
 NEW = {"dpo", "merge-dpo", "evaluate"}
 
@@ -99,4 +99,4 @@ def test_other_data_and_other_settings_are_refused(toy_run, toy_dpo, tmp_path):
     assert result.returncode == 2
     assert "its reference is the model with the adapter off" in result.stderr
     assert result.stderr.count("\n") == 1
-    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert not left_behind(tmp_path / "out")

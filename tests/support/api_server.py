@@ -53,6 +53,13 @@ class Container:
     cuts: list[int] = field(default_factory=list)
 
 
+class _Quiet(ThreadingHTTPServer):
+    """Says nothing of connections that were cut."""
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        pass
+
+
 class ApiServer:
     """The server; `objects[kind][name]` is what it holds."""
 
@@ -69,7 +76,7 @@ class ApiServer:
         self.oldest_version = 0
         self._streams: set[socket.socket] = set()
         handler = type("Handler", (_Handler,), {"server_state": self})
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._http = _Quiet(("127.0.0.1", 0), handler)
         self._http.daemon_threads = True
         threading.Thread(target=self._http.serve_forever, daemon=True).start()
 

@@ -159,7 +159,11 @@ def _objects(image: str, user: str, password: str) -> list[Object]:
         "env": [{"name": key, "value": value} for key, value in {"HOME": "/tmp", **root}.items()],
         "securityContext": RESTRICTED,
         "ports": [{"containerPort": PORT}],
-        "readinessProbe": {"httpGet": {"path": "/minio/health/ready", "port": PORT}, "periodSeconds": 1},
+        "readinessProbe": {
+            "httpGet": {"path": "/minio/health/ready", "port": PORT},
+            "periodSeconds": 1,
+            "timeoutSeconds": 5,
+        },
         "volumeMounts": [{"name": "data", "mountPath": "/data"}, {"name": "tmp", "mountPath": "/tmp"}],
     }
     template = {

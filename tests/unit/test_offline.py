@@ -45,7 +45,8 @@ def test_every_package_of_a_lock_file_has_one_version_and_hashes(lock):
 
 def test_what_decides_numbers_is_pinned_and_locked_alike():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    pinned = dict(line.split("==") for line in project["optional-dependencies"]["train"] if "==" in line)
+    extras = project["optional-dependencies"]
+    pinned = dict(line.split("==") for line in extras["data"] + extras["train"] if "==" in line)
     assert {"torch", "transformers", "trl", "peft", "accelerate", "datasets"} <= pinned.keys()
     lock = (ROOT / "requirements" / "demo.txt").read_text()
     for package, version in pinned.items():
