@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,8 +65,6 @@ def _ask(
     cluster: Cluster, path: str, query: Mapping[str, str] | None = None, missing: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """One request; a person is waiting, so it is not repeated."""
-    import json
-
     try:
         found: dict[str, Any] = json.loads(cluster.open("GET", path, query, None, ANSWER_SECONDS).data)
         return found

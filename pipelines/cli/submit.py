@@ -11,16 +11,17 @@ import time
 import warnings
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from components.common.errors import RetryableError, UserError
-from components.prepare.resolve import Request, resolve
 from pipelines.cli.errors import reported
-from pipelines.cli.home import Home, find_home
 from pipelines.cli.parameters import embed_config, parse_parameters
 from pipelines.cli.run import DEFAULT_PIPELINE, is_ours
+
+if TYPE_CHECKING:
+    from pipelines.cli.home import Home
 
 ENDED = {"SUCCEEDED": 0, "SKIPPED": 0, "FAILED": 1, "CANCELED": 1}
 POLL_SECONDS = 2.0
@@ -51,6 +52,10 @@ def submit(
     parameter (seed=1) or overrides a field of the configuration (sft.learning_rate=1e-4). The names of the images come
     from the ConfigMap rlhf-stack; with --endpoint, from RLHF_REGISTRY, RLHF_VERSION and RLHF_IMAGE.
     """
+    # The client of Kubernetes takes half a second to import, which --help shall not wait for.
+    from components.prepare.resolve import Request, resolve
+    from pipelines.cli.home import Home, find_home
+
     with reported():
         is_file = bool(arguments) and arguments[0].endswith(".py") and "=" not in arguments[0]
         file = Path(arguments[0]) if is_file else DEFAULT_PIPELINE
