@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
-import gc
 import json
 import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import traceback
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,10 +23,12 @@ from typing import Any
 from components.common import heartbeat
 from components.common.artifacts import Manifest, commit, list_files, package_versions
 from components.common.config import ConfigT, merge_configs, parse_overrides, read_config_file
-from components.common.errors import RetryableError, RlhfError, UserError, error_from_dict, write_termination
+from components.common.errors import RetryableError, RlhfError, write_termination
 from components.common.gate import check_result
+from components.common.libraries import importing, quiet_libraries
 from components.common.logs import LOG, keep_log, note, say
 from components.common.stage import Job, Plan, Result, StageSpec, make_plan
+from components.common.torchrun import run_ranks
 
 Run = Callable[[Job[Any]], Result]
 
@@ -37,8 +36,6 @@ Run = Callable[[Job[Any]], Result]
 _LOST_PEER = re.compile(
     r"closed by peer|reset by peer|connection refused|broken pipe|socket timeout|NCCL", re.IGNORECASE
 )
-# Of several ranks' errors, the one that the user can act on; a bug tells more than the loss of a peer that it caused.
-_TELLING = (2, 3, 1, 75)
 
 
 def stage_main(spec: StageSpec[ConfigT], load_run: Callable[[], Run], argv: Sequence[str] | None = None) -> int:
@@ -81,49 +78,6 @@ def guarded(main: Callable[[], int]) -> int:
         return _fail(RlhfError(f"{type(error).__name__}: {error}", hint="this is a bug: please report the traceback"))
 
 
-def quiet_libraries(*, offline: bool = True) -> None:
-    """Settings that libraries read when they are imported: no telemetry, no bars for every file, and no hub.
-
-    Args:
-        offline: Whether the hub is out of bounds; only the steps that bring things into the store may ask it.
-    """
-    for name, value in {
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        **({"HF_HUB_OFFLINE": "1"} if offline else {}),
-        "TRANSFORMERS_VERBOSITY": "error",
-        "TOKENIZERS_PARALLELISM": "true",
-        "TQDM_DISABLE": "1",
-    }.items():
-        os.environ.setdefault(name, value)
-    # transformers warns of names that TRL, not we, will have to change.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-
-
-def hide(*packages: str) -> None:
-    """Makes packages look as if they were not installed, unless they are loaded already.
-
-    transformers imports torch and datasets wherever it finds them, for work that needs neither, too.
-    """
-    for package in packages:
-        sys.modules.setdefault(package, None)  # type: ignore[arg-type]
-
-
-@contextmanager
-def importing() -> Iterator[None]:
-    """Leaves garbage alone while libraries are imported, and what they have made for good.
-
-    A million objects that live as long as the process would be looked at again and again: a seventh of the time that
-    importing torch and transformers takes, and half a second at every full collection after it.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
-
-
 def _main(spec: StageSpec[ConfigT], load_run: Callable[[], Run], arguments: argparse.Namespace) -> int:
     config = merge_configs(read_config_file(arguments.config), parse_overrides(arguments.set))
     plan = make_plan(spec, config, arguments.config, dict(arguments.input), arguments.output)
@@ -135,7 +89,8 @@ def _main(spec: StageSpec[ConfigT], load_run: Callable[[], Run], arguments: argp
         say(spec.name, f"finished before: {plan.uri}")
         return 0
     if arguments.nproc * arguments.nnodes > 1 and not ranks:
-        return _torchrun(spec.name, arguments)
+        run_ranks(spec.name, arguments)
+        return 0
     quiet_libraries()
     with importing():
         run = load_run()
@@ -213,47 +168,6 @@ def _clear_checkpoints(plan: Plan[Any]) -> None:
     paths = (path.removeprefix(runs).split("/") for path in plan.store.files(_work_of_key(plan)))
     for run in {parts[0] for parts in paths if parts[1:2] == ["checkpoints"]}:
         plan.store.remove_folder(f"{runs}{run}/checkpoints")
-
-
-def _torchrun(stage: str, arguments: argparse.Namespace) -> int:
-    """Starts torchrun on this command and raises the worst rank's error instead of torchrun's constant exit code 1."""
-    command = [sys.executable, "-m", "torch.distributed.run", *_rendezvous(stage, arguments.nnodes)]
-    command += [f"--nproc-per-node={arguments.nproc}", "-m", f"components.{stage}"]
-    command += ["--config", arguments.config, "--output", arguments.output]
-    for name, uri in arguments.input:
-        command += ["--input", f"{name}={uri}"]
-    for override in arguments.set:
-        command += ["--set", override]
-    with tempfile.TemporaryDirectory(prefix="rlhf-ranks-") as folder:
-        environment = {**os.environ, "RLHF_RANK_ERRORS": folder}
-        with subprocess.Popen(command, env=environment) as process:
-            try:
-                status = process.wait()
-            finally:
-                if process.poll() is None:
-                    process.send_signal(signal.SIGTERM)
-        errors = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(folder).glob("*.json"))]
-    if status == 0:
-        return 0
-    if not errors:
-        raise RetryableError("a training process was killed", where=stage, hint="use smaller batches, or try again")
-    raise error_from_dict(min(errors, key=lambda fields: _TELLING.index(fields["code"])))
-
-
-def _rendezvous(stage: str, nnodes: int) -> list[str]:
-    """How torchrun finds the other nodes: by what the training operator, or whoever starts the nodes, has set.
-
-    Here `RANK` is the number of the node, as the operator counts; torchrun gives its processes theirs.
-    """
-    if nnodes == 1:
-        return ["--standalone"]
-    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT", "RANK") if name not in os.environ]
-    if missing:
-        raise UserError(
-            f"{', '.join(missing)} not set", where=f"{stage} --nnodes {nnodes}", hint="set them as torchrun asks"
-        )
-    master = [f"--master-addr={os.environ['MASTER_ADDR']}", f"--master-port={os.environ['MASTER_PORT']}"]
-    return [f"--nnodes={nnodes}", f"--node-rank={os.environ['RANK']}", *master]
 
 
 def _fail(error: RlhfError) -> int:

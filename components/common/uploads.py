@@ -23,7 +23,7 @@ from components.common.artifacts import (
     verify,
 )
 from components.common.errors import InputError, UserError
-from components.common.stage import UPLOAD, content_digest, plain_kind, split_uri
+from components.common.inputs import UPLOAD, content_digest, plain_kind, split_uri
 from components.common.store import Store, is_s3, local_path, open_store, split_s3
 
 TOGETHER = "data"  # the folder of files that were put together

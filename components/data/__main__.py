@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 
 from components.common.config import check_sections, merge_configs, parse_overrides, read_config_file, validate
-from components.common.entry import guarded, hide, importing, input_pair, quiet_libraries, run_plan
+from components.common.entry import guarded, input_pair, run_plan
 from components.common.errors import UserError
+from components.common.libraries import hide, importing, quiet_libraries
 from components.common.logs import say
 from components.common.stage import make_plan
 from components.data.config import DataConfig, spec_of

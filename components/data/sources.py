@@ -8,7 +8,7 @@ from typing import Any
 
 from components.common.artifacts import FileEntry, canonical_json, hash_file, read_manifest
 from components.common.errors import UserError
-from components.common.stage import UPLOAD, content_digest, split_uri
+from components.common.inputs import UPLOAD, content_digest, split_uri
 from components.common.store import fetch_uri, is_s3, local_path, open_store
 from components.data.config import Source, expand_sources
 from components.data.hub import dataset_revision

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from components.common.artifacts import Artifact, Kind, check_stands_on
 from components.common.errors import InputError, UserError
-from components.common.stage import find_input, split_uri
+from components.common.inputs import find_input, split_uri
 from components.common.tokenizer import prepare_tokenizer, read_tokenizer
 from components.merge.adapter import read_adapter
 

@@ -6,8 +6,8 @@ import os
 
 from components.common.artifacts import find_manifest
 from components.common.errors import RlhfError
+from components.common.inputs import split_uri
 from components.common.logs import say
-from components.common.stage import split_uri
 from components.common.store import open_store
 from components.launcher.acquire import acquire, in_namespace, kind_of, remove
 from components.launcher.cluster import Cluster, connect

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from components.common.artifacts import Kind
-from components.common.stage import StageSpec, find_input
+from components.common.inputs import find_input
+from components.common.stage import StageSpec
 
 
 def usable_inputs(spec: StageSpec[Any], inputs: Mapping[str, str]) -> dict[str, str]:

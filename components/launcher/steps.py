@@ -14,8 +14,9 @@ from typing import Any
 from components.common.artifacts import Manifest, find_manifest
 from components.common.errors import RlhfError, UserError
 from components.common.gate import check_result
+from components.common.inputs import find_input
 from components.common.logs import say
-from components.common.stage import Plan, StageSpec, find_input, make_plan
+from components.common.stage import Plan, StageSpec, make_plan
 from components.common.store import open_store
 from components.launcher.config import LauncherConfig
 from components.launcher.inputs import missing_inputs, usable_inputs

@@ -12,12 +12,14 @@ from typing import Any
 
 import yaml
 
-from components.common.entry import guarded, quiet_libraries, run_plan
+from components.common.entry import guarded, run_plan
 from components.common.errors import UserError
 from components.common.flows import DEFAULT_FLOW, FLOWS, TRAINING_STAGES
 from components.common.functions import code_digest
+from components.common.inputs import find_input
+from components.common.libraries import quiet_libraries
 from components.common.logs import say
-from components.common.stage import Plan, find_input, make_plan
+from components.common.stage import Plan, make_plan
 from components.common.store import open_store
 from components.data.config import READERS, wanted_parts
 from components.data.records import TASKS

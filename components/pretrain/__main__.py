@@ -2,7 +2,8 @@
 
 import sys
 
-from components.common.entry import Run, hide, stage_main
+from components.common.entry import Run, stage_main
+from components.common.libraries import hide
 from components.pretrain.config import SPEC
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from components.common.stage import split_uri
+from components.common.inputs import split_uri
 from components.report import formats
 from components.report.collect import ArtifactData, RunData
 from components.report.verdict import judge, title

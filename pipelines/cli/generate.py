@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from components.common.entry import quiet_libraries
+from components.common.libraries import quiet_libraries
 from pipelines.cli import options
 from pipelines.cli.errors import reported, resumable
 

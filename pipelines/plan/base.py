@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from components.common.errors import InputError, UserError
-from components.common.stage import split_uri
+from components.common.inputs import split_uri
 from components.common.store import local_path, open_store
 from components.prepare.base import SCRATCH, gguf_file, is_folder
 from components.prepare.config import ModelConfig, ScratchModel

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from components.common.artifacts import read_manifest
-from components.common.stage import split_uri
+from components.common.inputs import split_uri
 from components.common.store import open_store
 from components.launcher.record import Run
 from tests.support.cluster_steps import Launcher, Steps, kill_containers, lent_settings

@@ -13,9 +13,10 @@ import pytest
 
 from components.common.artifacts import Manifest, commit, list_files, read_manifest
 from components.common.errors import InputError, RetryableError, UserError
+from components.common.inputs import find_input
 from components.common.s3 import S3Store
 from components.common.s3_upload import PART
-from components.common.stage import find_input, make_plan
+from components.common.stage import make_plan
 from components.common.store import open_store, read_uri
 from components.common.uploads import get, put, put_plain
 from components.data.config import Source

@@ -7,7 +7,7 @@ import os
 import pytest
 import yaml
 
-from components.common.stage import split_uri
+from components.common.inputs import split_uri
 from components.launcher.job import LABEL_STAGE
 from tests.golden import manifests
 from tests.support.commands import ROOT

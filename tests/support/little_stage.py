@@ -14,8 +14,8 @@ import time
 from components.common.artifacts import Manifest, commit, list_files
 from components.common.entry import guarded
 from components.common.errors import ERROR_OF_CODE
+from components.common.inputs import split_uri
 from components.common.logs import say
-from components.common.stage import split_uri
 from components.common.store import open_store
 
 

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from components.common.artifacts import Artifact, Manifest, Parent, commit, list_files
 from components.common.entry import stage_main
 from components.common.errors import RlhfError
-from components.common.stage import find_input
+from components.common.inputs import find_input
 from components.common.store import DirectoryStore
 from components.merge.__main__ import load_run
 from components.merge.casts import BLOCK

@@ -12,7 +12,7 @@ LOCKS = ("demo", "dev", "smollm2")
 
 
 def test_a_stage_asks_no_hub_and_sends_no_telemetry():
-    code = "from components.common.entry import quiet_libraries as q; q(); import huggingface_hub.constants as c;"
+    code = "from components.common.libraries import quiet_libraries as q; q(); import huggingface_hub.constants as c;"
     code += "print(c.HF_HUB_OFFLINE, c.HF_HUB_DISABLE_TELEMETRY)"
     plain = {"HF_HUB_OFFLINE": "", "HF_HUB_DISABLE_TELEMETRY": ""}
     for name in plain:  # unset, as for a user

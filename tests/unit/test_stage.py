@@ -9,7 +9,8 @@ import pytest
 from components.common.config import Config, Neutral
 from components.common.entry import run_plan, stage_main
 from components.common.errors import InputError, UserError
-from components.common.stage import InputSpec, Result, StageSpec, make_plan, split_uri
+from components.common.inputs import split_uri
+from components.common.stage import InputSpec, Result, StageSpec, make_plan
 from components.common.store import DirectoryStore
 
 

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from components.common.artifacts import list_files
 from components.common.errors import InputError, UserError
-from components.common.stage import find_input
+from components.common.inputs import find_input
 from components.common.store import open_store
 from components.common.uploads import put, put_plain
 from components.data.config import Source

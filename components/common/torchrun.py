@@ -1,0 +1,66 @@
+"""Starting a stage's processes with torchrun, on one machine or as one of several."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from components.common.errors import RetryableError, UserError, error_from_dict
+
+# Of several ranks' errors, the one that the user can act on; a bug tells more than the loss of a peer that it caused.
+_TELLING = (2, 3, 1, 75)
+
+
+def run_ranks(stage: str, arguments: argparse.Namespace) -> None:
+    """Starts torchrun on a stage's own command line.
+
+    Args:
+        stage: The stage.
+        arguments: What it was given, with `nproc` and `nnodes`.
+
+    Raises:
+        RlhfError: A process failed. It is the error of the rank that tells most; torchrun's exit code is always 1.
+    """
+    command = [sys.executable, "-m", "torch.distributed.run", *_rendezvous(stage, arguments.nnodes)]
+    command += [f"--nproc-per-node={arguments.nproc}", "-m", f"components.{stage}"]
+    command += ["--config", arguments.config, "--output", arguments.output]
+    for name, uri in arguments.input:
+        command += ["--input", f"{name}={uri}"]
+    for override in arguments.set:
+        command += ["--set", override]
+    with tempfile.TemporaryDirectory(prefix="rlhf-ranks-") as folder:
+        environment = {**os.environ, "RLHF_RANK_ERRORS": folder}
+        with subprocess.Popen(command, env=environment) as process:
+            try:
+                status = process.wait()
+            finally:
+                if process.poll() is None:
+                    process.send_signal(signal.SIGTERM)
+        errors = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(folder).glob("*.json"))]
+    if status == 0:
+        return
+    if not errors:
+        raise RetryableError("a training process was killed", where=stage, hint="use smaller batches, or try again")
+    raise error_from_dict(min(errors, key=lambda fields: _TELLING.index(fields["code"])))
+
+
+def _rendezvous(stage: str, nnodes: int) -> list[str]:
+    """How torchrun finds the other nodes: by what the training operator, or whoever starts the nodes, has set.
+
+    Here `RANK` is the number of the node, as the operator counts; torchrun gives its processes theirs.
+    """
+    if nnodes == 1:
+        return ["--standalone"]
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT", "RANK") if name not in os.environ]
+    if missing:
+        raise UserError(
+            f"{', '.join(missing)} not set", where=f"{stage} --nnodes {nnodes}", hint="set them as torchrun asks"
+        )
+    master = [f"--master-addr={os.environ['MASTER_ADDR']}", f"--master-port={os.environ['MASTER_PORT']}"]
+    return [f"--nnodes={nnodes}", f"--node-rank={os.environ['RANK']}", *master]
