@@ -188,6 +188,7 @@ def commit(store: Store, prefix: str, folder: Path, manifest: Manifest) -> Manif
     Returns:
         The manifest that stands: ours, or that of another writer who was first.
     """
+    (folder / MANIFEST).unlink(missing_ok=True)  # it may be a link to somebody's own
     (folder / MANIFEST).write_bytes(manifest.canonical())
     if store.publish(folder, prefix):
         return manifest

@@ -6,12 +6,10 @@ python -m components.sft --config run.yaml --input model=URI --input dataset=URI
 from __future__ import annotations
 
 import argparse
-import faulthandler
 import json
 import os
 import re
 import shutil
-import signal
 import sys
 import tempfile
 import traceback
@@ -27,6 +25,7 @@ from components.common.errors import RetryableError, RlhfError, write_terminatio
 from components.common.gate import check_result
 from components.common.libraries import importing, quiet_libraries
 from components.common.logs import LOG, keep_log, note, say
+from components.common.signals import on_sigterm
 from components.common.stage import Job, Plan, Result, StageSpec, make_plan
 from components.common.torchrun import run_ranks
 
@@ -60,9 +59,7 @@ def guarded(main: Callable[[], int]) -> int:
     Only a bug prints a traceback.
     """
     # What lies in a `finally` must run when a pod is told to stop, so SIGTERM becomes an exception.
-    signal.signal(signal.SIGTERM, _raise_terminated)
-    if os.environ.get("RLHF_STACKS_ON_SIGTERM"):  # in pods: the only way to learn what a process that hangs was doing
-        faulthandler.register(signal.SIGTERM, all_threads=True, chain=True)
+    on_sigterm(_raise_terminated)
     try:
         return main()
     except RlhfError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -11,6 +10,7 @@ import torch
 
 from components.common import distributed
 from components.common.errors import RetryableError
+from components.common.signals import on_sigterm
 
 
 class StopRequest:
@@ -39,11 +39,11 @@ def stop_requests(device: torch.device) -> Iterator[StopRequest]:
     def note(_number: int, _frame: FrameType | None) -> None:
         request.ask()
 
-    before = signal.signal(signal.SIGTERM, note)
+    before = on_sigterm(note)
     try:
         yield request
     finally:
-        signal.signal(signal.SIGTERM, before)
+        on_sigterm(before)
 
 
 def stopped(stage: str, step: int) -> RetryableError:

@@ -137,7 +137,7 @@ def _repeated(bucket: Bucket, action: Callable[[Bucket], None], seconds: float) 
             try:
                 action(impatient)
                 told = False
-            except RlhfError as error:
+            except Exception as error:  # a thread that ended here would take all later checkpoints with it
                 if not told and not impatient.stop.is_set():
                     say("store", f"warning: {error}; the stage goes on, what it writes is sent later")
                     told = True
@@ -155,5 +155,5 @@ def _last(what: str, action: Callable[[], None]) -> None:
     """Does what is left to do at the end; that the store is away then is no failure of the stage."""
     try:
         action()
-    except RlhfError as error:
+    except (RlhfError, OSError) as error:
         say("store", f"the last {what} not in the store: {error}")

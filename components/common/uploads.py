@@ -24,7 +24,7 @@ from components.common.artifacts import (
 )
 from components.common.errors import InputError, UserError
 from components.common.inputs import UPLOAD, content_digest, plain_kind, split_uri
-from components.common.store import Store, is_s3, local_path, open_store, split_s3
+from components.common.store import MANIFEST, Store, is_s3, local_path, open_store, split_s3
 
 TOGETHER = "data"  # the folder of files that were put together
 
@@ -43,6 +43,7 @@ def put(store: Store, paths: Sequence[Path]) -> str:
         UserError: There is nothing at a path, or two have the same name.
     """
     named, kind, below = _named(paths)
+    named.pop(MANIFEST, None)  # of the artifact that the folder was: the upload gets its own
     scratch = store.scratch()
     try:
         for name, path in named.items():

@@ -12,7 +12,7 @@ from components.launcher.cluster import BROKEN, CONFIG_MAPS, SECRETS, ApiError, 
 from components.launcher.forward import store_endpoint
 
 CONFIG_MAP, SECRET = "rlhf-stack", "rlhf-store"
-_FROM_CONFIG_MAP = ("RLHF_STORE", "AWS_ENDPOINT_URL", "AWS_REGION", "RLHF_REGISTRY", "RLHF_VERSION")
+_FROM_CONFIG_MAP = ("RLHF_STORE", "AWS_ENDPOINT_URL", "AWS_REGION", "RLHF_REGISTRY", "RLHF_VERSION", "RLHF_IMAGE")
 _FROM_SECRET = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _LOOK_SECONDS = 10.0
 

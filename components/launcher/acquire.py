@@ -111,7 +111,7 @@ def _adopt(cluster: Cluster, job: StageJob, committed: Callable[[], bool]) -> Ob
 
 def _refused(cluster: Cluster, job: StageJob, error: ApiError) -> Exception:
     where = f"{job.title} (namespace {cluster.namespace})"
-    if "webhook" in error.message:
+    if "webhook" in error.message and error.status >= 500:  # a webhook that refuses says 4xx
         return RetryableError(
             f"the training operator does not answer: {error.message}", where=where, hint="see whether it runs"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from components.launcher.cluster import JOBS, PYTORCHJOBS, SECRETS, WORKFLOWS, ApiError, Cluster, Kind, Object
+from components.launcher.cluster import JOBS, PYTORCHJOBS, SECRETS, WORKFLOWS, ApiError, Cluster, Kind, Object, refused
 from components.launcher.job import LABEL_RUN
 
 _KFP_RUN = "pipeline/runid"
@@ -17,7 +17,7 @@ def jobs_of(cluster: Cluster, run: str) -> Iterator[tuple[Kind, Object]]:
             found = cluster.ask("GET", cluster.path(kind), {"labelSelector": f"{LABEL_RUN}={run}"})
         except ApiError as error:
             if error.status != 404:
-                raise
+                raise refused(error, f"list {kind.plural}", cluster.namespace) from error
             continue
         yield from ((kind, item) for item in found["items"])
 
@@ -52,7 +52,7 @@ def terminate_workflow(cluster: Cluster, run: str) -> bool:
     except ApiError as error:
         if error.status in (403, 404):
             return False
-        raise
+        raise refused(error, "list workflows", cluster.namespace) from error
     for item in found["items"]:
         cluster.patch(WORKFLOWS, item["metadata"]["name"], {"spec": {"activeDeadlineSeconds": 0}})
     return bool(found["items"])

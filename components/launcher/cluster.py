@@ -85,7 +85,7 @@ class Cluster:
         except ApiError as error:
             if error.status == 404:
                 return None
-            raise _refused(error, f"get {kind.plural}", self.namespace) from error
+            raise refused(error, f"get {kind.plural}", self.namespace) from error
 
     def list(self, kind: Kind, labels: Mapping[str, str] | None = None, fields: str = "") -> list[Object]:
         """Objects of a kind with the given labels."""
@@ -96,7 +96,7 @@ class Cluster:
         try:
             return self.ask("GET", self.path(kind), selectors(labels, fields))
         except ApiError as error:
-            raise _refused(error, f"list {kind.plural}", self.namespace) from error
+            raise refused(error, f"list {kind.plural}", self.namespace) from error
 
     def create(self, kind: Kind, body: Object) -> Object:
         """Makes an object.
@@ -119,7 +119,7 @@ class Cluster:
             self.ask(method, self.path(kind, name), body=body)
         except ApiError as error:
             if error.status != 404:
-                raise _refused(error, f"{method.lower()} {kind.plural}", self.namespace) from error
+                raise refused(error, f"{method.lower()} {kind.plural}", self.namespace) from error
 
     def ask(self, method: str, path: str, query: Mapping[str, str] | None = None, body: Object | None = None) -> Object:
         """One request, repeated while the server is gone or too busy.
@@ -229,7 +229,8 @@ def _message(data: bytes) -> str:
         return data.decode(errors="replace")[:500]
 
 
-def _refused(error: ApiError, what: str, namespace: str) -> RlhfError:
+def refused(error: ApiError, what: str, namespace: str) -> RlhfError:
+    """What a person is told when the server refuses something."""
     if error.status == 404:
         return UserError(f"cannot {what}: the cluster has no such kind", where=f"namespace {namespace}")
     if error.status in (401, 403):

@@ -11,7 +11,7 @@ from components.common.logs import say
 from components.common.store import open_store
 from components.launcher.acquire import acquire, in_namespace, kind_of, remove
 from components.launcher.cluster import Cluster, connect
-from components.launcher.credentials import give_credentials, own_credentials
+from components.launcher.credentials import drop_credentials, give_credentials, own_credentials
 from components.launcher.follow import Follower, StalledError
 from components.launcher.job import StageJob, check_label
 from components.launcher.record import Run
@@ -42,17 +42,23 @@ def run_on_cluster(job: StageJob) -> None:
 def _run_once(cluster: Cluster, job: StageJob) -> None:
     run = Run(open_store(job.root), job.run)
     job = give_credentials(cluster, job)
-    made = acquire(cluster, job, lambda: is_committed(job))
+    try:
+        made = acquire(cluster, job, lambda: is_committed(job))
+    except RlhfError:
+        drop_credentials(cluster, job)
+        raise
     own_credentials(cluster, job, made)
     if run.is_cancelled():  # after the job was made, so that one of the two sees the other
         cluster.delete(kind_of(job), job.name)
+    follower = Follower(cluster, job, made, run.store, lambda: is_committed(job), run.is_cancelled)
     try:
-        Follower(cluster, job, made, run.store, lambda: is_committed(job), run.is_cancelled).follow()
+        follower.follow()
     except StalledError:
         remove(cluster, job)
         raise
     except RlhfError:
-        _clear_away(cluster, job)
+        if follower.has_judged:
+            _clear_away(cluster, job)
         raise
     _clear_away(cluster, job)
 

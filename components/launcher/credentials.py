@@ -44,7 +44,8 @@ def give_credentials(cluster: Cluster, job: StageJob) -> StageJob:
                 where=job.title,
                 hint="give the launcher the role rlhf-launcher",
             ) from error
-        cluster.patch(SECRETS, job.name, {"data": data})  # an adopted job's next pods get fresh ones
+        # An adopted job's next pods get fresh ones; a job that is replaced must not take them with it.
+        cluster.patch(SECRETS, job.name, {"data": data, "metadata": {"ownerReferences": None}})
     return dataclasses.replace(job, secret=job.name)
 
 
@@ -58,6 +59,12 @@ def own_credentials(cluster: Cluster, job: StageJob, made: Object) -> None:
             "uid": made["metadata"]["uid"],
         }
         cluster.patch(SECRETS, job.name, {"metadata": {"ownerReferences": [owner]}})
+
+
+def drop_credentials(cluster: Cluster, job: StageJob) -> None:
+    """Deletes a step's Secret when there is no job that it could go with."""
+    if job.secret == job.name and cluster.get(kind_of(job), job.name) is None:
+        cluster.delete(SECRETS, job.name)
 
 
 def _session(job: StageJob) -> dict[str, str] | None:

@@ -62,6 +62,7 @@ class Follower:
         self._said: set[str] = set()
         self._is_gone = False
         self._cut_short = False  # whether the job is ended by us while its pods run
+        self.has_judged = False  # whether an error is about the job; else we could not see it, and it may be well
 
     def follow(self) -> None:
         """Returns when the job has succeeded.
@@ -107,6 +108,7 @@ class Follower:
 
     def _look(self) -> bool:
         """Whether the job has succeeded, by the latest that is known."""
+        self.has_judged = False
         known_at_all = self._jobs.listed and self._pods.listed  # asked first: a list may come while we look
         pods = [pod for pod in self._pods.objects() if _belongs(pod, self._made)]
         found = next((item for item in self._jobs.objects() if _uid(item) == _uid(self._made)), None)
@@ -114,6 +116,7 @@ class Follower:
         self._logs.follow(pods)
         if not known_at_all:
             return False
+        self.has_judged = True
         if found is None:
             return self._gone()
         if reasons.has_succeeded(found):
@@ -141,6 +144,7 @@ class Follower:
 
     def _check_times(self, found: Object, pods: list[Object]) -> None:
         job, now = self._job, time.monotonic()
+        live = [pod for pod in pods if not reasons.has_failed(pod)]  # a Job keeps its failed pod beside the new one
         if now - self._began > job.config.deadline:
             self._cut_short = True
             raise reasons.past_deadline(job)
@@ -149,7 +153,7 @@ class Follower:
             self._say_once("suspended", f"waits in queue {job.config.queue_name}")
         elif not pods:
             self._check_operator(found, now - self._pending_since)
-        elif len(pods) == job.nodes and all(map(reasons.is_started, pods)):
+        elif len(live) == job.nodes and all(map(reasons.is_started, live)):
             self._pending_since = self._hoped = now
             self._check_progress()
             return

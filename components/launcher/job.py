@@ -14,6 +14,7 @@ from components.launcher.config import LauncherConfig, Resources
 from components.launcher.placement import Placement, placement_of
 
 GPU_STAGES = (*TRAINING_STAGES, "evaluate")
+STEP = "rlhf-stack/step"  # an annotation
 LABEL_RUN, LABEL_STAGE, LABEL_KEY = "rlhf-stack/run", "rlhf-stack/stage", "rlhf-stack/key"
 
 _TRAINING = Resources(cpu="4", memory="48Gi")

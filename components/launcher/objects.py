@@ -7,11 +7,10 @@ from typing import Any
 from kubeflow.training import models
 from kubernetes import client
 
-from components.launcher.job import StageJob
+from components.launcher.job import STEP, StageJob
 from components.launcher.pod import CONTAINER, pod_template
 
 OUTPUT = "rlhf-stack/output"
-STEP = "rlhf-stack/step"
 QUEUE = "kueue.x-k8s.io/queue-name"
 # Only a backstop: the launcher takes jobs away once their logs are in the store.
 TTL_SECONDS = 86400

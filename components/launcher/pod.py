@@ -97,6 +97,8 @@ def _environment(job: StageJob) -> list[client.V1EnvVar]:
         "RLHF_STORE": job.root,
         "RLHF_STACKS_ON_SIGTERM": "1",
         "RLHF_TERMINATION_LOG": "/dev/termination-log",
+        # torchrun kills its processes half a minute after it was told to stop, whatever grace the pod has.
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(max(1, job.config.grace_period - 5)),
         **(_nccl(job) if job.gpus_per_node else {}),
         **job.environment,
         **job.config.env,

@@ -43,6 +43,11 @@ def is_started(pod: Object) -> bool:
     return begun or bool(status.get("lastState")) or pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
 
 
+def has_failed(pod: Object) -> bool:
+    """Whether a pod has ended badly for good."""
+    return bool(pod.get("status", {}).get("phase") == "Failed")
+
+
 def waiting_reason(pods: Iterable[Object]) -> str:
     """What the first pod that has not started waits for, in the scheduler's or the kubelet's own words."""
     for pod in pods:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from components.common.errors import RlhfError, UserError, error_from_dict
@@ -51,12 +53,34 @@ class Place:
         host: The machine that drives it.
         pid: The process that drives it.
         namespace: Of its jobs.
+        began: When that process did, by which it is told from a later one of the same number.
     """
 
     on: str
     host: str
     pid: int
     namespace: str = ""
+    began: str = ""
+
+    @staticmethod
+    def here(on: str, namespace: str = "") -> Place:
+        """This process."""
+        return Place(on, platform.node(), os.getpid(), namespace, _began(os.getpid()))
+
+    def is_alive(self) -> bool:
+        """Whether the process still drives the run; of other machines' processes nothing is known.
+
+        A number alone would not do: when its process has ended, another may get it.
+        """
+        return self.host != platform.node() or (bool(self.began) and _began(self.pid) == self.began)
+
+
+def _began(pid: int) -> str:
+    """When a process of this machine began, in ticks since the machine did; empty if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
 
 
 @dataclass(frozen=True)

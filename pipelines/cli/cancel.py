@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import signal
-from contextlib import suppress
 
 import click
 
@@ -45,5 +44,5 @@ def _stop(place: Place) -> None:
     """Tells the process that drives a local run to end; it ends what it has started."""
     if place.host != platform.node():
         raise UserError(f"runs on {place.host}", where="local run", hint="cancel it there; no step begins any more")
-    with suppress(ProcessLookupError):
+    if place.is_alive():
         os.kill(place.pid, signal.SIGTERM)

@@ -66,8 +66,7 @@ def _pod(cluster: Cluster, run: str, step: str, rank: int) -> Object | None:
     """The pod with a rank of a step's job, if it is there."""
     from components.launcher.cancel import jobs_of
     from components.launcher.cluster import PODS
-    from components.launcher.job import LABEL_RUN
-    from components.launcher.objects import STEP
+    from components.launcher.job import LABEL_RUN, STEP
 
     uids = {
         item["metadata"]["uid"]

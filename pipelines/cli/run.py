@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import re
 import secrets
 import signal
@@ -182,6 +181,6 @@ def _start(
 ) -> int:
     on, namespace = environment.get("RLHF_LAUNCHER", "local"), environment.get("RLHF_NAMESPACE", "")
     started.forget_unfinished()
-    started.begin(Place(on, platform.node(), os.getpid(), namespace))
+    started.begin(Place.here(on, namespace))
     click.echo(f"run {started.run_id} in {started.store.root}{f' on namespace {namespace}' if namespace else ''}")
     return drive(file, started, parameters, environment, verbose)

@@ -53,7 +53,8 @@ def found_run(run_id: str | None, store: str | None, namespace: str) -> Iterator
     if namespace or (store or "").startswith("s3://"):
         with cluster_access(namespace) as cluster:
             run = _run(run_id, store or os.environ.get("RLHF_STORE", ""))
-            yield Found(run, run.place(), cluster)
+            place = run.place()
+            yield Found(run, place, _cluster_of(place, cluster, namespace))
         return
     run = _run(run_id, store or "rlhf-store")
     place = run.place()
@@ -62,6 +63,15 @@ def found_run(run_id: str | None, store: str | None, namespace: str) -> Iterator
         return
     with cluster_access(place.namespace) as cluster:
         yield Found(run, place, cluster)
+
+
+def _cluster_of(place: Place | None, cluster: Cluster, namespace: str) -> Cluster | None:
+    """The namespace that has a run's jobs: the one asked for, else the run's own; none for a run of this machine."""
+    if place is None or namespace:
+        return cluster
+    from components.launcher.cluster import Cluster
+
+    return None if place.on == "local" else Cluster(cluster.api, place.namespace or cluster.namespace)
 
 
 def _run(run_id: str | None, root: str) -> Run:

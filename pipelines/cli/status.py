@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -74,22 +72,9 @@ def _driven(found: Found) -> str:
 def _state(record: StepRecord | None, place: Place | None, job: JobView | None) -> str:
     if record is None:
         return "waiting"
-    if record.state == "running" and job is None and place is not None and not _drives(place):
+    if record.state == "running" and job is None and place is not None and not place.is_alive():
         return "stopped"
     return record.state
-
-
-def _drives(place: Place) -> bool:
-    """Whether the process that drives a run still does; of other machines' processes nothing is known."""
-    if place.host != platform.node():
-        return True
-    try:
-        os.kill(place.pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _duration(record: StepRecord | None) -> str:
@@ -109,8 +94,7 @@ def _pipeline(run: Run) -> str:
 def _jobs(cluster: Cluster, run: str) -> list[JobView]:
     from components.launcher.cancel import jobs_of
     from components.launcher.cluster import PODS
-    from components.launcher.job import LABEL_RUN
-    from components.launcher.objects import STEP
+    from components.launcher.job import LABEL_RUN, STEP
 
     pods = cluster.list(PODS, {LABEL_RUN: run})
     views = []

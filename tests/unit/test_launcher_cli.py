@@ -1,6 +1,7 @@
 """rlhf run --on kubernetes, status, logs and cancel, against a fake API server."""
 
 import base64
+import dataclasses
 import json
 import os
 import platform
@@ -98,7 +99,7 @@ def test_logs_come_from_the_pod_and_afterwards_from_the_store(run, job, server):
 
 
 def test_logs_of_a_local_run_are_in_its_file(run):
-    run.begin(Place("local", platform.node(), os.getpid()))
+    run.begin(Place.here("local"))
     run.store.write("runs/r1/run.log", b"noise\nsft step 1/3\nrl step 1/3\n")
     assert rlhf("logs", "sft", "--store", run.store.root).output == "sft step 1/3\n"
 
@@ -202,3 +203,9 @@ def test_durations_are_read_as_people_write_them():
     assert (config.deadline, config.pending_timeout, config.stall_timeout) == (21600, 90, 15)
     with pytest.raises(ValueError, match="deadline"):
         LauncherConfig.model_validate({"deadline": "soon"})
+
+
+def test_a_process_is_told_from_a_later_one_of_the_same_number():
+    here = Place.here("local")
+    assert here.is_alive()
+    assert not dataclasses.replace(here, began="1").is_alive()

@@ -9,7 +9,7 @@ import pytest
 from components.common.artifacts import Manifest, commit
 from components.common.errors import InputError, RetryableError, RlhfError, UserError
 from components.common.store import DirectoryStore
-from components.launcher import acquire, cluster_run, follow
+from components.launcher import acquire, cluster_run, follow, job_logs
 from components.launcher.config import LauncherConfig
 from components.launcher.job import stage_job
 from components.launcher.record import Run
@@ -100,6 +100,7 @@ def test_creation_waits_for_a_webhook_that_is_being_rolled_out(server, step):
         (404, "the server could not find the requested resource", UserError, "no pytorchjobs; install the training"),
         (404, 'namespaces "rlhf" not found', UserError, 'namespaces "rlhf" not found; make it'),
         (403, "pytorchjobs is forbidden", UserError, "see the role rlhf-launcher"),
+        (403, 'admission webhook "policy" denied the request', UserError, "the cluster refuses the job"),
         (422, "spec.x: Invalid value", UserError, "spec.x: Invalid value"),
     ],
 )
@@ -394,3 +395,29 @@ def test_logs_of_all_ranks_are_in_the_store_and_those_of_rank_0_are_shown(server
     stored = {path.name.split(".")[0]: path.read_text() for path in (tmp_path / "store" / job.work / "logs").iterdir()}
     assert stored.keys() == {operator.pod(0), operator.pod(1)}
     assert all(f"sft from {index}" in stored[operator.pod(index)] for index in (0, 1))
+
+
+def test_a_failed_pod_beside_the_one_that_runs_is_no_missing_start(server, step):
+    job = step(pending_timeout=1)
+    launcher, operator = Launcher(job), FakeOperator(server, job.name)
+    operator.await_job()
+    operator.run_pod()
+    old = json.loads(json.dumps(server.objects["pods"][operator.pod()]))
+    old["metadata"] = {**old["metadata"], "name": "evicted", "uid": "evicted"}
+    server.put("pods", {**old, "status": {"phase": "Failed", "reason": "Evicted"}})
+    time.sleep(2.5)
+    operator.succeed()
+    assert launcher.result() is None
+
+
+def test_a_job_is_left_alone_when_it_is_we_who_cannot_see_it(server, step, monkeypatch):
+    def gone(_stored):
+        raise RetryableError("the store is gone")
+
+    monkeypatch.setattr(job_logs.StoredLog, "resume", gone)
+    job = step()
+    launcher, operator = Launcher(job), FakeOperator(server, job.name)
+    operator.await_job()
+    operator.run_pod()
+    assert "the store is gone" in launcher.error_of(RetryableError)
+    assert job.name in server.objects["pytorchjobs"]

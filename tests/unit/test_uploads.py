@@ -5,7 +5,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from components.common.artifacts import list_files
+from components.common.artifacts import Manifest, commit, list_files, read_manifest
 from components.common.errors import InputError, UserError
 from components.common.inputs import find_input
 from components.common.store import open_store
@@ -107,3 +107,24 @@ def test_an_upload_knows_its_maker(store, mine):
     prefix = uri.removeprefix(f"{store.root}/").rpartition("/")[0]
     manifest = json.loads(store.read(f"{prefix}/manifest.json"))
     assert (manifest["stage"], manifest["kind"]) == ("upload", "source")
+
+
+def test_an_artifact_that_is_put_as_a_folder_keeps_its_own_manifest(store, tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "adapter_config.json").write_text("{}")
+    (model / "manifest.json").write_text("mine")
+    uri = put(store, [model])
+    assert (model / "manifest.json").read_text() == "mine"
+    assert [entry.path for entry in read_manifest(store, uri.removeprefix(f"{store.root}/")).files] == [
+        "adapter_config.json"
+    ]
+
+
+def test_a_manifest_is_not_written_through_a_link(store, tmp_path):
+    mine = tmp_path / "manifest.json"
+    mine.write_text("mine")
+    scratch = store.scratch()
+    (scratch / "manifest.json").symlink_to(mine)
+    commit(store, "artifacts/upload/k", scratch, Manifest(kind="source", stage="upload", key="k", files=()))
+    assert mine.read_text() == "mine"
