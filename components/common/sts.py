@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,12 +11,13 @@ from typing import Any
 
 from minio.credentials import AssumeRoleProvider
 
-from components.common.errors import UserError
+from components.common.errors import RetryableError, UserError
 from components.common.s3_access import Access
 from components.common.s3_errors import FAILURES, fault_of
 from components.common.store import is_s3, split_s3
 
 SHORTEST, LONGEST = 15 * 60, 7 * 24 * 3600  # seconds, by the API
+_AWAY = re.compile(r"status code 50[0234]")  # 501 says that there is no such service
 _UPLOAD = ["s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]
 
 
@@ -77,7 +79,9 @@ def session_credentials(root: str, read: Iterable[str], write: Iterable[str], se
     )
     try:
         given = provider.retrieve()
-    except ValueError:  # any answer but keys
+    except ValueError as error:  # any answer but keys, with its status in the text
+        if _AWAY.search(str(error)):  # not now: keys that can do everything must not take their place
+            raise RetryableError("gives no temporary keys now", where=access.url, hint="try again") from error
         return None
     except FAILURES as error:
         raise fault_of(error, root, access.url).error from error
