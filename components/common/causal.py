@@ -1,4 +1,4 @@
-"""Building and saving a causal language model in training: what pretrain and sft share."""
+"""Building and saving a causal language model in training: what pretrain, sft and dpo share."""
 
 from __future__ import annotations
 

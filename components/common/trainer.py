@@ -1,4 +1,7 @@
-"""How the stages that train with TRL do it: arguments, order of the rows, resume. TRL is imported by the stages."""
+"""How the stages that train with a trainer of transformers or TRL do it: arguments, order of the rows, resume.
+
+The trainers themselves are imported by the stages.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 from components.common import distributed
 from components.common.best import BestWeights
 from components.common.callback import StageCallback
+from components.common.checkpoint_files import CHECKPOINTS
 from components.common.checkpoints import Checkpoints
 from components.common.curves import Curves
 from components.common.device import DevicePolicy
@@ -77,7 +81,7 @@ def batch_shape(config: TrainingConfig, limit: int) -> tuple[int, int]:
 
 
 def trainer_arguments(job: Job[Any], policy: DevicePolicy, limit: int) -> dict[str, Any]:
-    """Arguments for TRL's configurations, complete enough that none of their surprising defaults is left.
+    """Arguments for the trainers' configurations, complete enough that no surprising default is left.
 
     TRL turns bfloat16 on unless told otherwise, saves every 500 steps and checkpoints activations.
 
@@ -207,4 +211,4 @@ def _make_trainer(training: Training, limit: int, callback: TrainerCallback) -> 
 
 def _aside(job: Job[Any]) -> Path:
     """Where the trainer writes a checkpoint, beside those that are whole."""
-    return job.work / "checkpoints" / ".writing"
+    return job.work / CHECKPOINTS / ".writing"

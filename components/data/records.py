@@ -32,7 +32,7 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Preference:
-    """Two answers to one prompt, for the reward model; `margin` is the least wanted distance of their scores."""
+    """Two answers to one prompt, for reward and dpo; `margin` is the least wanted distance of their scores."""
 
     prompt: tuple[Message, ...]
     chosen: str

@@ -1,1 +1,1 @@
-"""Runs a step: as a process of this machine now, as a PyTorchJob on a cluster. The KFP components call nothing else."""
+"""Runs a step: as a process of this machine, or as a job of a cluster. The pipeline's components call nothing else."""

@@ -14,7 +14,7 @@ from components.launcher.pod import CONTAINER
 # Of several pods' errors, the one that the user can act on; the loss of a peer tells least.
 _TELLING = (2, 3, 1, 75)
 # A pod waits for these without end, or for as long as nobody changes anything.
-_IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
+NOT_PULLED = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
 _SET_UP = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 
 
@@ -68,7 +68,7 @@ def hopeless_wait(job: StageJob, pods: Iterable[Object]) -> RlhfError | None:
         waiting = _container(pod).get("state", {}).get("waiting", {})
         reason, message = waiting.get("reason", ""), waiting.get("message", "")
         where = _where(job, pod)
-        if reason in _IMAGE:
+        if reason in NOT_PULLED:
             return UserError(
                 f"the image {job.image} cannot be pulled ({reason}): {message}",
                 where=where,

@@ -21,7 +21,7 @@ from components.common.errors import RlhfError
 from components.common.logs import MARK
 from components.launcher.record import Run
 
-GRACE_SECONDS = 30.0  # what a pod is given too
+GRACE_SECONDS = 30.0  # enough for a last checkpoint
 KEPT_LINES = 60  # of the libraries' output, shown when a step dies of a bug
 
 

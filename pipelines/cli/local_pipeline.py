@@ -34,7 +34,9 @@ def main() -> int:
 def leave_parameters_alone(
     replace: Callable[[list[str], str], list[str]], command: list[str], executable: str
 ) -> list[str]:
-    """Kfp puts the interpreter's path in place of every `python3`, also inside what parameters say.
+    """Puts the interpreter into a step's command line as kfp does, but leaves its parameters as they were given.
+
+    kfp replaces every `python3`, also the one in a path or text that is a parameter.
 
     Args:
         replace: kfp's own function.

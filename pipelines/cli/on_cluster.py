@@ -49,7 +49,7 @@ def check_paths(config: RunConfig, store: str) -> None:
             raise UserError(
                 f"{path} is on this machine, where pods cannot read it",
                 where=name,
-                hint=f"`rlhf put {path}` brings it into the store: give the URI that it prints",
+                hint=f"`rlhf put --on kubernetes {path}` brings it into the store: give the URI that it prints",
             )
 
 

@@ -12,10 +12,10 @@ from components.launcher.cluster import JOBS, PODS, ApiError, Cluster
 from components.launcher.config import LauncherConfig, Resources
 from components.launcher.job import LABEL_RUN, StageJob, stage_job
 from components.launcher.objects import to_job
+from components.launcher.reasons import NOT_PULLED
 from pipelines.doctor.finding import Finding
 
 PULL_SECONDS = 600.0
-REFUSED = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 
 
 def check_pull(cluster: Cluster, steps: Sequence[str], root: str, config: LauncherConfig) -> Iterator[Finding]:
@@ -62,7 +62,7 @@ def _await(cluster: Cluster, job: StageJob, until: float) -> Finding:
         for pod in cluster.list(PODS, labels):
             for status in pod["status"].get("containerStatuses", []):
                 waiting = status["state"].get("waiting") or {}
-                if waiting.get("reason") in REFUSED:
+                if waiting.get("reason") in NOT_PULLED:
                     remedy = "check RLHF_REGISTRY and RLHF_VERSION, or give launcher.image_pull_secrets"
                     return Finding(name, "failed", f"{job.image}: {waiting.get('message', waiting['reason'])}", remedy)
                 if not waiting:

@@ -155,7 +155,7 @@ def test_a_run_needs_a_store_that_pods_can_see(server, tmp_path):
 def test_what_is_on_this_machine_only_is_refused_with_the_way_to_bring_it(tmp_path):
     (tmp_path / "sft.jsonl").write_text("{}\n")
     config = resolve(Request("tiny-cpu", data=str(tmp_path)))
-    with pytest.raises(Exception, match=r"data.sft.sources\[0\]: .*sft.jsonl is on this machine.*`rlhf put "):
+    with pytest.raises(Exception, match=r"data.sft.sources\[0\]: .*sft.jsonl is on this machine.*`rlhf put --on kub"):
         check_paths(config, "s3://b")
     mounts = f"launcher.volume_mounts=[{{name: x, mountPath: {tmp_path}}}]"
     check_paths(resolve(Request("tiny-cpu", data=str(tmp_path), overrides=mounts)), "s3://b")
