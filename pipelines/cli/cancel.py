@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import signal
 
 import click
@@ -42,7 +41,7 @@ def _cancel(found: Found) -> None:
 
 def _stop(place: Place) -> None:
     """Tells the process that drives a local run to end; it ends what it has started."""
-    if place.host != platform.node():
+    if not place.is_here:
         raise UserError(f"runs on {place.host}", where="local run", hint="cancel it there; no step begins any more")
     if place.is_alive():
         os.kill(place.pid, signal.SIGTERM)

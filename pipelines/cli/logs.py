@@ -6,13 +6,13 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from components.common.errors import UserError
+from components.common.errors import RetryableError, UserError
 from components.common.store import DirectoryStore
 from components.launcher.record import Run
 from pipelines.cli.errors import reported
@@ -20,8 +20,10 @@ from pipelines.cli.runs import Found, found_run, options
 
 if TYPE_CHECKING:
     from components.launcher.cluster import Cluster, Object
+    from components.launcher.pod_logs import PodLog
 
 POLL_SECONDS = 0.5
+READ_SECONDS = 60.0  # for a log that is there
 
 
 @click.command("logs", context_settings={"help_option_names": ["-h", "--help"]})
@@ -90,7 +92,7 @@ def _node_rank(name: str) -> int:
 
 def _show_pod(cluster: Cluster, pod: Object, follow: bool, tail: int | None) -> None:
     from components.launcher.cluster import PODS
-    from components.launcher.log_lines import Line, SeenLines
+    from components.launcher.log_lines import SeenLines
     from components.launcher.pod_logs import PodLog
     from components.launcher.watch import Watched
 
@@ -99,27 +101,31 @@ def _show_pod(cluster: Cluster, pod: Object, follow: bool, tail: int | None) -> 
     pods.start()
     with changed:
         changed.wait_for(lambda: pods.listed, 30)
-    uid = pod["metadata"]["uid"]
-    before: deque[str] = deque(maxlen=tail)
-    live = threading.Event()
+    uid, seen = pod["metadata"]["uid"], SeenLines()
 
-    def take(line: Line) -> None:
-        if live.is_set() or (tail is None and follow):
-            click.echo(line.text)
-        else:
-            before.append(line.text)
+    def reader(take: Callable[[str], None]) -> PodLog:
+        return PodLog(cluster, lambda: pods.find(uid), changed, lambda line: take(line.text), seen)
 
     if pods.find(uid) is None:
         return
-    log = PodLog(cluster, lambda: pods.find(uid), changed, take, SeenLines())
+    if tail is not None or not follow:
+        before: deque[str] = deque(maxlen=tail)
+        _read_to_now(reader(before.append), pod)
+        _show(before, None)
+    if follow and pods.find(uid) is not None:
+        log = reader(click.echo)
+        log.start()
+        log.join()
+
+
+def _read_to_now(log: PodLog, pod: Object) -> None:
+    """Reads what a pod has written so far. When this returns, nobody adds to it any more."""
     log.start()
-    if not follow:
-        log.finish(60)
-    elif tail is not None:
-        time.sleep(1.0)  # what was there before has been read by then
-    _show(before, None)
-    live.set()
-    log.join()
+    log.finish(READ_SECONDS)
+    if log.is_alive():
+        raise RetryableError(
+            f"its log has not come in {READ_SECONDS:.0f} s", where=pod["metadata"]["name"], hint="run the same again"
+        )
 
 
 def _stored(run: Run, step: str, rank: int) -> Iterator[str]:
@@ -146,12 +152,49 @@ def _show_local(found: Found, stage: str | None, follow: bool, tail: int | None)
     if not path.is_file():
         raise UserError("has no log yet", where=str(path), hint="see `rlhf status`")
     with path.open(encoding="utf-8", errors="replace") as file:
-        _show((line.rstrip("\n") for line in file if _is_of(line, stage)), tail)
-        while follow and any(record.state == "running" for record in found.run.steps()):
-            for line in file:
-                if _is_of(line, stage):
-                    click.echo(line.rstrip("\n"))
+        growing = _Growing(file, stage)
+        _show(growing.lines(), tail)
+        while follow:
+            follow = _goes_on(found.run, stage)  # asked before the last look at the file
             time.sleep(POLL_SECONDS)
+            _show(growing.lines(), None)
+
+
+class _Growing:
+    """A file that somebody else writes to, line by line.
+
+    Args:
+        file: The file.
+        stage: The step whose lines are wanted; None: all.
+    """
+
+    def __init__(self, file: TextIO, stage: str | None) -> None:
+        self._file, self._stage = file, stage
+        self._begun = ""
+
+    def lines(self) -> Iterator[str]:
+        """The lines that were written since the last call; one that is being written comes with the next."""
+        for piece in self._file:
+            self._begun += piece
+            if self._begun.endswith("\n"):
+                line, self._begun = self._begun.rstrip("\n"), ""
+                if _is_of(line, self._stage):
+                    yield line
+
+
+def _goes_on(run: Run, step: str | None) -> bool:
+    """Whether a run of this machine, or a step of it, will say more.
+
+    A driver that was killed leaves its step's record as it was, so that the record alone does not tell.
+    """
+    place = run.place()
+    if place is None or not place.is_alive():
+        return False
+    states = {record.step: record.state for record in run.steps()}
+    if step in states:
+        return states[step] == "running"
+    # Between two steps none runs. What goes on on another machine, which shares the folder, only the records tell.
+    return place.is_here or "running" in states.values()
 
 
 def _is_of(line: str, stage: str | None) -> bool:
