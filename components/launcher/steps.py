@@ -23,7 +23,7 @@ from components.launcher.inputs import missing_inputs, usable_inputs
 from components.launcher.job import stage_job
 from components.launcher.planned import job_of, launcher_config, run_settings
 from components.launcher.record import Recorder, Run
-from components.launcher.run import run_job, runs_on_cluster
+from components.launcher.run import run_job, runs_on_cluster, variable
 from components.launcher.summary import headline
 from components.prepare.resolve import Request, resolve
 
@@ -79,7 +79,7 @@ def prepare(**parameters: Any) -> tuple[str, str]:
     Returns:
         URI of the resolved configuration and URI of the base model.
     """
-    run = Run(open_store(_environment("RLHF_STORE")), _environment("RLHF_RUN_ID"))
+    run = Run(open_store(variable("RLHF_STORE")), variable("RLHF_RUN_ID"))
     with run.recording("prepare", "prepare") as recorder:
         launcher = resolve(Request(**parameters)).launcher
         arguments = [f"--{name}={value}" for name, value in parameters.items()]
@@ -206,17 +206,6 @@ def _run(
     recorder.close("done", uri=plan.uri)
     say(step, f"✓ {_duration(recorder)} {headline(name, manifest.metrics)}")
     return _finished(plan, manifest)
-
-
-def _environment(name: str) -> str:
-    """A variable that says where a run belongs; guessing it would mix runs up.
-
-    Raises:
-        UserError: It is not set.
-    """
-    if not os.environ.get(name):
-        raise UserError("is not set", where=name, hint="start the run with `rlhf run`, or set it in the step's pod")
-    return os.environ[name]
 
 
 def _run_step(run: Run, name: str, arguments: list[str], launcher: LauncherConfig, *, output: str = "") -> None:
