@@ -16,9 +16,11 @@ from components.launcher.cluster import BROKEN, EVENTS, PODS, Cluster, Object
 from components.launcher.heartbeat import READ_SECONDS, Heartbeat
 from components.launcher.job import StageJob
 from components.launcher.job_logs import JobLogs, is_first
+from components.launcher.run_objects import is_owned
 from components.launcher.watch import Watched
 
 TICK_SECONDS = 1.0
+EVENTS_SECONDS = 10.0  # a namespace may have thousands of events: they are asked for now and then only
 HOPE_SECONDS = 20.0  # a missing Secret may be about to come, a registry may have hiccuped
 
 
@@ -57,6 +59,7 @@ class Follower:
             store, f"{job.work}/heartbeat.json", min(READ_SECONDS, job.config.stall_timeout / 4)
         )
         self._pending_since = self._hoped = time.monotonic()
+        self._asked = -EVENTS_SECONDS
         self._began = time.monotonic() - _age(made)
         self._known: dict[str, Object] = {}  # pods as they were last seen: a failed job's pods are cleared away
         self._said: set[str] = set()
@@ -178,8 +181,9 @@ class Follower:
 
     def _check_operator(self, found: Object, waited: float) -> None:
         """Sees why a job has no pods."""
-        if waited < OPERATOR_SECONDS:
+        if waited < OPERATOR_SECONDS or time.monotonic() - self._asked < EVENTS_SECONDS:
             return
+        self._asked = time.monotonic()
         refusals = [
             text for text in reasons.told_by(self._events()) if "ailedCreate" in text or "rror creating" in text
         ]
@@ -215,11 +219,12 @@ class Follower:
                 say(self._job.title, f"{name}: {line}")
 
     def _events(self) -> list[Object]:
+        """What the cluster has to say of the job and its pods. The server picks it out."""
+        names = [self._job.name, *(pod["metadata"]["name"] for pod in self._known.values())]
         try:
-            events = self._cluster.list(EVENTS)
+            return [item for name in dict.fromkeys(names) for item in self._cluster.list(EVENTS, fields=_about(name))]
         except RlhfError:  # they only add to a reason that is known
             return []
-        return [event for event in events if event["involvedObject"].get("name", "").startswith(self._job.name)]
 
     def _say_once(self, name: str, text: str) -> None:
         if name not in self._said:
@@ -231,9 +236,13 @@ def _uid(item: Object) -> str:
     return str(item["metadata"]["uid"])
 
 
+def _about(name: str) -> str:
+    return f"involvedObject.name={name}"
+
+
 def _belongs(pod: Object, job: Object) -> bool:
     """Whether a pod is of this very job, not of one of the same name before it."""
-    return any(owner["uid"] == _uid(job) for owner in pod["metadata"].get("ownerReferences", []))
+    return is_owned(pod, [_uid(job)])
 
 
 def _age(made: Object) -> float:

@@ -16,6 +16,7 @@ from components.common.errors import RetryableError, UserError
 from components.common.store import DirectoryStore
 from components.launcher.record import Run
 from pipelines.cli.errors import reported
+from pipelines.cli.options import HELP_NAMES
 from pipelines.cli.runs import Found, found_run, options
 
 if TYPE_CHECKING:
@@ -23,10 +24,11 @@ if TYPE_CHECKING:
     from components.launcher.pod_logs import PodLog
 
 POLL_SECONDS = 0.5
+LIST_SECONDS = 30.0
 READ_SECONDS = 60.0  # for a log that is there
 
 
-@click.command("logs", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("logs", context_settings=HELP_NAMES)
 @click.argument("stage", required=False)
 @click.option("--run", "run_id", help="The run; the newest of the store by default.")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the step ends.")
@@ -66,20 +68,15 @@ def _last_step(run: Run) -> str:
 
 def _pod(cluster: Cluster, run: str, step: str, rank: int) -> Object | None:
     """The pod with a rank of a step's job, if it is there."""
-    from components.launcher.cancel import jobs_of
-    from components.launcher.cluster import PODS
-    from components.launcher.job import LABEL_RUN, STEP
+    from components.launcher.job import STEP
+    from components.launcher.run_objects import is_owned, jobs_of, pods_of
 
     uids = {
         item["metadata"]["uid"]
         for _, item in jobs_of(cluster, run)
         if item["metadata"].get("annotations", {}).get(STEP) == step
     }
-    pods = [
-        pod
-        for pod in cluster.list(PODS, {LABEL_RUN: run})
-        if any(owner["uid"] in uids for owner in pod["metadata"].get("ownerReferences", []))
-    ]
+    pods = [pod for pod in pods_of(cluster, run) if is_owned(pod, uids)]
     pods.sort(key=lambda pod: _node_rank(pod["metadata"]["name"]))
     return pods[rank] if rank < len(pods) else None
 
@@ -99,8 +96,7 @@ def _show_pod(cluster: Cluster, pod: Object, follow: bool, tail: int | None) -> 
     changed = threading.Condition()
     pods = Watched(cluster, PODS, changed, fields=f"metadata.name={pod['metadata']['name']}")
     pods.start()
-    with changed:
-        changed.wait_for(lambda: pods.listed, 30)
+    pods.wait_until_listed(LIST_SECONDS)
     uid, seen = pod["metadata"]["uid"], SeenLines()
 
     def reader(take: Callable[[str], None]) -> PodLog:
@@ -115,7 +111,9 @@ def _show_pod(cluster: Cluster, pod: Object, follow: bool, tail: int | None) -> 
     if follow and pods.find(uid) is not None:
         log = reader(click.echo)
         log.start()
-        log.join()
+        while log.is_alive():
+            log.join(POLL_SECONDS)
+            pods.objects()  # raises what keeps the log from being told that its pod has ended
 
 
 def _read_to_now(log: PodLog, pod: Object) -> None:

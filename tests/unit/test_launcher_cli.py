@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -161,7 +162,14 @@ def test_a_local_run_is_followed_from_step_to_step_until_its_driver_has_ended(ru
     assert following.all() == ["sft step 1/3", "rl step 1/3"]
 
 
-def test_what_was_there_is_cut_to_its_tail_and_what_comes_then_is_not(run, job, server):
+def test_what_was_there_is_cut_to_its_tail_and_what_comes_then_is_not(run, job, server, monkeypatch):
+    shown_slowly, echo = iter(range(500)), click.echo
+
+    def slow(text):
+        time.sleep(0.003 if next(shown_slowly, None) is not None else 0)
+        echo(text)
+
+    monkeypatch.setattr(click, "echo", slow)
     operator = FakeOperator(server, job.name)
     server.write_log(operator.pod(), *(f"old {n}" for n in range(3000)))
     following = Following("sft", "--tail", "2000", "--store", run.store.root)

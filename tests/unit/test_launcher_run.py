@@ -289,6 +289,20 @@ def test_an_operator_that_does_not_take_a_job_up_is_named(server, step):
     assert "has not taken the job up" in Launcher(step()).error_of(RetryableError)
 
 
+def test_events_are_asked_for_now_and_then_and_only_those_of_the_job(server, step):
+    job = step()
+    launcher, operator = Launcher(job), FakeOperator(server, job.name)
+    operator.await_job()
+    operator.condition("Created")
+    server.wait_for(lambda: any("/events" in request for request in server.requests))
+    time.sleep(1.0)  # the job is looked at twenty times
+    (asked,) = [request for request in server.requests if "/events" in request]
+    assert f"fieldSelector=involvedObject.name%3D{job.name}" in asked
+    operator.run_pod()
+    operator.succeed()
+    assert launcher.result() is None
+
+
 def test_what_forbids_the_pods_is_said(server, step):
     job = step()
     launcher, operator = Launcher(job), FakeOperator(server, job.name)
