@@ -10,10 +10,11 @@ import click
 from components.common.errors import UserError
 from components.launcher.record import Place
 from pipelines.cli.errors import reported
+from pipelines.cli.options import HELP_NAMES
 from pipelines.cli.runs import Found, found_run, options
 
 
-@click.command("cancel", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("cancel", context_settings=HELP_NAMES)
 @click.argument("run")
 @options
 def cancel(run: str, store: str | None, namespace: str) -> None:

@@ -100,7 +100,7 @@ def _show_pod(cluster: Cluster, pod: Object, follow: bool, tail: int | None) -> 
     uid, seen = pod["metadata"]["uid"], SeenLines()
 
     def reader(take: Callable[[str], None]) -> PodLog:
-        return PodLog(cluster, lambda: pods.find(uid), changed, lambda line: take(line.text), seen)
+        return PodLog(cluster, lambda: pods.find(uid), changed, lambda line: take(line.text), lambda: seen)
 
     if pods.find(uid) is None:
         return
