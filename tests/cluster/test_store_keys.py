@@ -16,7 +16,7 @@ OWN = "artifacts/rl/abc"
 
 
 @pytest.fixture
-def limited(store, monkeypatch):
+def limited(store, monkeypatch, tmp_path):
     """The store, opened with keys for one input, one result and the work on it; and as its owner sees it."""
     store.write("runs/r/config.yaml", b"seed: 1")
     store.write("runs/r2/config.yaml", b"secret")
@@ -28,8 +28,9 @@ def limited(store, monkeypatch):
     )
     assert given
     assert given.secret_key not in repr(given)
-    for name, value in given.environment().items():
-        monkeypatch.setenv(name, value)
+    (tmp_path / "credentials").write_text(given.text())
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     return S3Store(store.root), store
 
 
