@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from components.common.artifacts import Manifest, find_manifest
-from components.common.errors import RlhfError, UserError
+from components.common.errors import RlhfError
 from components.common.gate import check_result
 from components.common.inputs import find_input
 from components.common.logs import say

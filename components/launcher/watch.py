@@ -21,6 +21,8 @@ _PASSING = (408, 410, 429)  # 410: the server has forgotten the version we know,
 class Watched(threading.Thread):
     """Objects of one kind by uid, as the API server last told. Whoever waits on `changed` is told of every change.
 
+    `changes` counts them, so that one that comes while somebody looks is not missed by whoever waits then.
+
     Args:
         cluster: Where they are.
         kind: What they are.
@@ -46,6 +48,7 @@ class Watched(threading.Thread):
         self._stopped = False
         self._error: Exception | None = None
         self.listed = False
+        self.changes = 0
 
     def objects(self) -> list[Object]:
         """The objects, oldest first.
@@ -111,11 +114,11 @@ class Watched(threading.Thread):
         with self._changed:
             self._objects = {item["metadata"]["uid"]: item for item in found["items"]}
             self.listed = True
-            self._changed.notify_all()
+            self._tell()
         return str(found["metadata"].get("resourceVersion", ""))
 
     def _watch(self) -> None:
-        """One watch to its end. One that ends at once with nothing to tell is a failure, or we would ask without end."""
+        """One watch to its end. One that ends at once with nothing to tell is a failure, else we ask without rest."""
         query = {
             **selectors(self._labels, self._fields),
             "watch": "true",
@@ -152,12 +155,16 @@ class Watched(threading.Thread):
                 self._objects.pop(item["metadata"]["uid"], None)
             else:
                 self._objects[item["metadata"]["uid"]] = item
-            self._changed.notify_all()
+            self._tell()
+
+    def _tell(self) -> None:
+        self.changes += 1
+        self._changed.notify_all()
 
     def _give_up(self, error: Exception) -> None:
         with self._changed:
             self._error = error
-            self._changed.notify_all()
+            self._tell()
 
 
 def lines_of(chunks: Iterator[bytes]) -> Iterator[bytes]:
