@@ -65,14 +65,20 @@ class Watched(threading.Thread):
         return self._objects.get(uid)
 
     def wait_until_listed(self, seconds: float) -> None:
-        """Waits until the objects are known, or for so long.
+        """Waits until the objects are known.
 
         Raises:
-            RlhfError: They cannot be known.
+            RlhfError: They cannot be known, or are not after so long.
         """
         with self._changed:
             self._changed.wait_for(lambda: self.listed or self._error is not None, seconds)
         self.objects()
+        if not self.listed:
+            raise RetryableError(
+                f"has not told of {self._kind.plural} in {seconds:.0f} s",
+                where=self._cluster.api.configuration.host,
+                hint="see whether the API server answers",
+            )
 
     def stop(self) -> None:
         """Ends the thread at its next word from the server."""

@@ -73,7 +73,7 @@ def _check(file: Path, parameters: dict[str, str | int]) -> None:
     """Sees that a run is possible: a typo must not cost one on the cluster. What is in a bucket is seen there alone."""
     from pipelines.cli.on_cluster import check_sources
 
-    elsewhere = {name for name in ("config", "data", "model") if is_s3(str(parameters.get(name, "")))}
+    elsewhere = {name for name in ("config", "data") if is_s3(str(parameters.get(name, "")))}
     config = checked(file, {name: value for name, value in parameters.items() if name not in elsewhere})
     if config is not None:
         check_sources(config)

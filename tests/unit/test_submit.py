@@ -73,10 +73,10 @@ def test_a_model_or_data_that_no_pod_can_read_is_not_sent(server, tmp_path, argu
 
 
 def test_what_is_in_a_bucket_is_left_to_the_run(server):
-    result = rlhf("submit", "--endpoint", server.url, "model=s3://b/artifacts/upload/m", "data=s3://b/d")
+    arguments = ["preset=t4x4-1b", "model=s3://b/artifacts/upload/m", "data=s3://b/d"]
+    result = rlhf("submit", "--endpoint", server.url, *arguments)
     assert result.returncode == 0, result.stderr
-    sent = server.runs[0]["runtime_config"]["parameters"]
-    assert sent == {"model": "s3://b/artifacts/upload/m", "data": "s3://b/d"}
+    assert server.runs[0]["runtime_config"]["parameters"] == dict(pair.split("=") for pair in arguments)
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,13 @@ def test_a_watch_that_never_lasts_is_asked_for_less_and_less_and_then_given_up(s
     assert 3 <= asked(server) <= 8
 
 
+def test_a_server_that_does_not_answer_is_not_waited_for_by_a_person(server, pods):
+    server.go_down()
+    pods.start()
+    with pytest.raises(RetryableError, match="has not told of pods in 0 s"):
+        pods.wait_until_listed(0.2)
+
+
 def test_failures_that_pass_are_survived(server, pods):
     server.faults += [Fault(WATCHES, 500, times=2), Fault(WATCHES, 429), Fault(WATCHES, 410), Fault(WATCHES, 0)]
     pods.start()
