@@ -34,6 +34,8 @@ class StoreKeys:
 
     def __init__(self, cluster: Cluster, job: StageJob) -> None:
         self._cluster, self._job = cluster, job
+        self._data: dict[str, str] = {}
+        self._owner: Object | None = None
         self._due = math.inf  # by our clock
 
     def give(self) -> StageJob:
@@ -45,42 +47,27 @@ class StoreKeys:
         Raises:
             UserError: The Secret may not be made.
         """
-        data = self._new_keys()
-        if data is None:
-            return self._job
-        job = self._job
-        body = {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {"name": job.name, "labels": job.labels},
-            "type": "Opaque",
-            "data": data,
-        }
-        try:
-            self._cluster.create(SECRETS, body)
-        except ApiError as error:
-            if error.status != 409:
-                raise UserError(
-                    f"the Secret for its pods cannot be made: {error.message}",
-                    where=job.title,
-                    hint="give the launcher the role rlhf-launcher",
-                ) from error
+        if self._ask():
             # An adopted job's pods get fresh ones; a job that is replaced must not take them with it.
-            self._cluster.patch(SECRETS, job.name, {"data": data, "metadata": {"ownerReferences": None}})
-        self._job = dataclasses.replace(job, secret=job.name)
+            self._put()
+            self._job = dataclasses.replace(self._job, secret=self._job.name)
         return self._job
 
     def belong_to(self, made: Object) -> None:
-        """Makes the Secret go with the step's job."""
+        """Makes the Secret go with the step's job.
+
+        Raises:
+            UserError: It may not be changed.
+        """
         if self._job.secret:
             job = self._job
-            owner = {
+            self._owner = {
                 "apiVersion": made.get("apiVersion") or kind_of(job).api.removeprefix("/apis/"),
                 "kind": made.get("kind") or ("PyTorchJob" if job.is_training else "Job"),
                 "name": job.name,
                 "uid": made["metadata"]["uid"],
             }
-            self._cluster.patch(SECRETS, job.name, {"metadata": {"ownerReferences": [owner]}})
+            self._put()
 
     def drop(self) -> None:
         """Deletes the Secret when there is no job that it could go with."""
@@ -91,11 +78,9 @@ class StoreKeys:
         """Puts new keys into the Secret when half the time of the old ones is over; else does nothing."""
         if time.monotonic() < self._due:
             return
-        self._due = time.monotonic() + AGAIN_SECONDS
         try:
-            data = self._new_keys()
-            if data is not None:
-                self._cluster.patch(SECRETS, self._job.name, {"data": data})
+            if self._ask():
+                self._put()
                 return
             why = "the store gives none any more"
         except RlhfError as error:
@@ -103,15 +88,32 @@ class StoreKeys:
         self._due = time.monotonic() + AGAIN_SECONDS
         say(self._job.title, f"the keys of its pods cannot be renewed for now: {why}")
 
-    def _new_keys(self) -> dict[str, str] | None:
-        """The Secret's data with new keys, or None where the step gets the configured ones."""
+    def _ask(self) -> bool:
+        """Asks the store for keys; False where the step gets the configured ones."""
         job = self._job
         if not is_s3(job.root) or not job.writes:
-            return None
+            return False
         from components.common.sts import session_credentials
 
         given = session_credentials(job.root, job.reads, job.writes, job.config.deadline + _MARGIN_SECONDS)
         if given is None:
-            return None
+            return False
+        self._data = {KEYS_FILE: base64.b64encode(given.text().encode()).decode()}
         self._due = time.monotonic() + (given.expires - datetime.now(UTC)).total_seconds() / 2
-        return {KEYS_FILE: base64.b64encode(given.text().encode()).decode()}
+        return True
+
+    def _put(self) -> None:
+        """Makes the Secret, or changes the one that is there: it may have gone with the job before this one."""
+        job, owners = self._job, [self._owner] if self._owner else None
+        metadata = {"name": job.name, "labels": job.labels, **({"ownerReferences": owners} if owners else {})}
+        body = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque", "data": self._data}
+        try:
+            self._cluster.create(SECRETS, body)
+        except ApiError as error:
+            if error.status != 409:
+                raise UserError(
+                    f"the Secret for its pods cannot be made: {error.message}",
+                    where=job.title,
+                    hint="give the launcher the role rlhf-launcher",
+                ) from error
+            self._cluster.patch(SECRETS, job.name, {"data": self._data, "metadata": {"ownerReferences": owners}})

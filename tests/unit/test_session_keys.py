@@ -6,6 +6,7 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 
@@ -127,17 +128,25 @@ def server(tmp_path, monkeypatch):
 
 @pytest.fixture
 def given(monkeypatch):
-    """Keys that the store gives, one set after the other, each good for 0.4 seconds; an error is raised."""
+    """Keys that the store gives, one set after the other, each good for 1000 seconds; an error is raised."""
     answers = []
 
     def give(*_):
         answer = answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
-        return answer and Credentials(answer, "secret", "token", datetime.now(UTC) + timedelta(seconds=0.4))
+        return answer and Credentials(answer, "secret", "token", datetime.now(UTC) + timedelta(seconds=1000))
 
     monkeypatch.setattr(sts, "session_credentials", give)
     return answers
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The launcher's clock, which stands still: sets it."""
+    now = [0.0]
+    monkeypatch.setattr(credentials, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return lambda seconds: now.__setitem__(0, seconds)
 
 
 def step():
@@ -161,25 +170,36 @@ def test_a_pod_has_its_keys_in_a_file(server, given):
     assert "aws_access_key_id = one\n" in secret(server, job)
 
 
-def test_new_keys_come_before_the_old_ones_are_over(server, given):
+def test_a_secret_that_went_with_the_job_before_is_made_again(server, given):
+    given.append("one")
+    keys = StoreKeys(connect(), step())
+    job = keys.give()
+    server.drop("secrets", job.name)
+    keys.belong_to({"kind": "PyTorchJob", "apiVersion": "kubeflow.org/v1", "metadata": {"uid": "u"}})
+    assert "= one\n" in secret(server, job)
+    (owner,) = server.objects["secrets"][job.name]["metadata"]["ownerReferences"]
+    assert owner == {"kind": "PyTorchJob", "apiVersion": "kubeflow.org/v1", "name": job.name, "uid": "u"}
+
+
+def test_new_keys_come_before_the_old_ones_are_over(server, given, clock):
     given += ["one", "two"]
     keys = StoreKeys(connect(), step())
     job = keys.give()
+    clock(490)
     keys.renew()
     assert "= one\n" in secret(server, job)
-    time.sleep(0.25)
+    clock(510)
     keys.renew()
     assert "= two\n" in secret(server, job)
 
 
-def test_a_store_that_is_away_is_asked_for_keys_again(server, given, monkeypatch, capsys):
-    monkeypatch.setattr(credentials, "AGAIN_SECONDS", 0.2)
+def test_a_store_that_is_away_is_asked_for_keys_again(server, given, clock, capsys):
     given += ["one", RetryableError("the store is away"), None, "two"]
     keys = StoreKeys(connect(), step())
     job = keys.give()
-    for _ in range(3):
+    for seconds in (510, 580, 650):
         assert "= one\n" in secret(server, job)
-        time.sleep(0.25)
+        clock(seconds)
         keys.renew()
         keys.renew()
     assert "= two\n" in secret(server, job)
