@@ -120,7 +120,7 @@ class Following(threading.Thread):
         self.output = rlhf("logs", "-f", *self.arguments).output
 
     def all(self):
-        self.join(30)
+        self.join(120)
         assert not self.is_alive(), "it does not end"
         return self.output.splitlines()
 
@@ -164,7 +164,7 @@ def test_a_local_run_is_followed_from_step_to_step_until_its_driver_has_ended(ru
 
 
 def test_what_was_there_is_cut_to_its_tail_and_what_comes_then_is_not(run, job, server, monkeypatch):
-    shown_slowly, echo = iter(range(500)), click.echo
+    shown_slowly, echo = iter(range(400)), click.echo
 
     def slow(text):
         time.sleep(0.003 if next(shown_slowly, None) is not None else 0)
@@ -172,18 +172,18 @@ def test_what_was_there_is_cut_to_its_tail_and_what_comes_then_is_not(run, job, 
 
     monkeypatch.setattr(click, "echo", slow)
     operator = FakeOperator(server, job.name)
-    server.write_log(operator.pod(), *(f"old {n}" for n in range(3000)))
-    following = Following("sft", "--tail", "2000", "--store", run.store.root)
-    for n in range(400):  # many of them while the tail is being shown
-        time.sleep(0.005)
+    server.write_log(operator.pod(), *(f"old {n}" for n in range(600)))
+    following = Following("sft", "--tail", "400", "--store", run.store.root)
+    for n in range(300):  # many of them while the tail is being shown
+        time.sleep(0.01)
         server.write_log(operator.pod(), f"new {n}")
     server.wait_for(lambda: any("follow=true" in request for request in server.requests))
-    for n in range(400, 500):
+    for n in range(300, 350):
         server.write_log(operator.pod(), f"new {n}")
     operator.succeed()
     shown = following.all()
-    assert shown == [*(f"old {n}" for n in range(3000)), *(f"new {n}" for n in range(500))][-len(shown) :]
-    assert 2100 <= len(shown) <= 2500
+    assert shown == [*(f"old {n}" for n in range(600)), *(f"new {n}" for n in range(350))][-len(shown) :]
+    assert 450 <= len(shown) <= 750
 
 
 def test_the_log_of_a_driver_that_was_killed_has_all_its_lines(tmp_path):
