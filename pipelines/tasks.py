@@ -13,11 +13,8 @@ from kfp import dsl, kubernetes
 from components.images import image_of
 from components.launcher.component import cleanup
 from components.merge.component import merge
+from components.names import CONFIG_MAP, IN_CONFIG_MAP, IN_SECRET, SECRET
 
-# ConfigMap, Secret and account that the chart makes in the run's namespace.
-CONFIG, SECRET, ACCOUNT = "rlhf-stack", "rlhf-store", "rlhf-launcher"
-FROM_CONFIG = ("RLHF_STORE", "AWS_ENDPOINT_URL", "AWS_REGION", "RLHF_REGISTRY", "RLHF_VERSION", "RLHF_IMAGE")
-FROM_SECRET = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 # What works in the step's own pod; all other steps make a training job and wait for it. Cores and memory to begin with.
 AT_WORK = {"prepare": ("500m", "4Gi"), "data": ("500m", "2Gi"), "merge": ("500m", "2Gi"), "report": ("100m", "512Mi")}
 WAITING = ("100m", "256Mi")
@@ -51,8 +48,8 @@ def _on_kubernetes(task: dsl.PipelineTask, stage: str) -> None:
     kubernetes.use_field_path_as_env(task, "RLHF_LAUNCHER", "metadata.labels['rlhf-stack/launcher']")
     kubernetes.use_field_path_as_env(task, "RLHF_RUN_ID", "metadata.labels['pipeline/runid']")
     # Optional, since a step can say in one sentence what it lacks, and a pod that cannot start does not.
-    kubernetes.use_config_map_as_env(task, CONFIG, {name: name for name in FROM_CONFIG}, optional=True)
-    kubernetes.use_secret_as_env(task, SECRET, {name: name for name in FROM_SECRET}, optional=True)
+    kubernetes.use_config_map_as_env(task, CONFIG_MAP, {name: name for name in IN_CONFIG_MAP}, optional=True)
+    kubernetes.use_secret_as_env(task, SECRET, {name: name for name in IN_SECRET}, optional=True)
     # For namespaces that enforce the Pod Security Standard `restricted`.
     kubernetes.set_security_context(task, run_as_user=1000, run_as_group=1000, run_as_non_root=True)
 

@@ -14,12 +14,17 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import IO
 
+from components.common import heartbeat
 from components.common.errors import UserError
+
+LOCK_SECONDS = 0.1  # between two tries of a lock that another process has
 
 Stamps = dict[str, tuple[int, int]]
 
@@ -96,11 +101,21 @@ def adopt(name: str, folder: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keeps other processes of this machine out of a block."""
+    """Keeps other processes of this machine out of a block. To wait for one that fetches is to get on."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        while not _lock(file):
+            heartbeat.beat()  # whoever has the lock cannot hang: a transfer ends with an error when its store is away
+            time.sleep(LOCK_SECONDS)
         yield
+
+
+def _lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _hold(entry: Path) -> None:

@@ -128,16 +128,15 @@ def _signs_of_life(work: Path, stage: str, *, writes: bool) -> Iterator[None]:
     if not writes:
         yield
         return
-    heartbeat.start(work)
     keep_log(work / LOG)
     try:
-        yield
+        with heartbeat.beating(work):
+            yield
     except RlhfError as error:
         note(stage, f"✗ {error}")
         raise
     finally:
         keep_log(None)
-        heartbeat.stop()
 
 
 def _work_of_key(plan: Plan[Any]) -> str:

@@ -10,6 +10,8 @@ import json
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 FILE = "heartbeat.json"
@@ -18,6 +20,16 @@ EVERY = 5.0  # seconds between two writes
 _path: Path | None = None
 _written = 0.0
 _step = 0
+
+
+@contextmanager
+def beating(work: Path) -> Iterator[None]:
+    """Signs of life go into a work folder while the block runs; the first one does at once."""
+    start(work)
+    try:
+        yield
+    finally:
+        stop()
 
 
 def start(work: Path) -> None:

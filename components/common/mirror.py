@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from components.common import heartbeat
 from components.common.checkpoint_files import CHECKPOINTS
 from components.common.errors import RlhfError
 from components.common.logs import say
@@ -54,14 +55,17 @@ def work_folder(bucket: Bucket, prefix: str, folder: Path, *, writes: bool) -> I
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoints = RemoteCheckpoints(bucket, prefix, folder)
-    checkpoints.restore()
     if not writes:
+        checkpoints.restore()
         yield folder
         return
     files = _Files(prefix, folder)
     try:
-        with _repeated(bucket, files.sync, EVERY), _repeated(bucket, checkpoints.sync, 1.0):
-            yield folder
+        with _repeated(bucket, files.sync, EVERY):
+            with heartbeat.beating(folder):  # a checkpoint of many GiB takes longer than a hang is waited for
+                checkpoints.restore()
+            with _repeated(bucket, checkpoints.sync, 1.0):
+                yield folder
     except BaseException:
         # Whoever goes on from here may do so on another machine.
         last = bucket.stoppable(LAST_PATIENCE)

@@ -14,7 +14,7 @@ from minio.deleteobjects import DeleteObject
 
 from components.common.errors import UserError
 from components.common.s3_access import Access, connect
-from components.common.s3_errors import FAILURES, code_of, fault_of
+from components.common.s3_errors import FAILURES, OVER, Fault, code_of, fault_of
 from components.common.s3_retry import OUTAGE_SECONDS, Outages, until_answered
 
 PIECE = 1 << 20  # bytes of an answer that are in memory at once
@@ -249,11 +249,17 @@ class Bucket:
         """Makes a request about an object, as often as need be."""
         return until_answered(
             lambda: request(connect(self.access)),
-            lambda error: fault_of(error, self.uri(key), self.access.url),
+            lambda error: self._fault(error, key),
             self.outages,
             self.patience,
             self.stop,
         )
+
+    def _fault(self, error: BaseException, key: str) -> Fault:
+        """Reads a failure. Keys whose time is over are waited for where somebody renews their file."""
+        fault = fault_of(error, self.uri(key), self.access.url)
+        renewed = bool(self.access.keys_file) and code_of(error) in OVER
+        return replace(fault, passing=True) if renewed else fault
 
 
 def _unless(code: str, request: Callable[[], T]) -> T | None:

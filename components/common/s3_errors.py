@@ -29,6 +29,8 @@ _PASSING = {
 }
 _FULL = {"XMinioStorageFull", "QuotaExceeded", "XMinioAdminBucketQuotaExceeded", "InsufficientStorage"}
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException"}
+# What is said of temporary keys whose time is over: some services forget them at once.
+OVER = {*_EXPIRED, "InvalidAccessKeyId", "InvalidToken", "InvalidTokenId"}
 # Code → what is wrong, and what to do about it.
 _CAUSES = {
     "InvalidAccessKeyId": ("the store does not know the access key", "check AWS_ACCESS_KEY_ID"),

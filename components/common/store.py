@@ -21,6 +21,7 @@ from typing import Protocol
 from components.common.errors import InputError, UserError
 
 MANIFEST = "manifest.json"
+DEFAULT_STORE = "rlhf-store"  # a folder of the current one
 
 
 class Store(Protocol):
@@ -189,6 +190,11 @@ def open_store(root: str) -> Store:
 
         return S3Store(root)
     return DirectoryStore(local_path(root))
+
+
+def named_root(root: str | None = None) -> str:
+    """The root that is meant: the one given, else `RLHF_STORE`, else a folder of the current one."""
+    return root or os.environ.get("RLHF_STORE") or DEFAULT_STORE
 
 
 def is_s3(uri: str) -> bool:

@@ -14,6 +14,7 @@ from minio.credentials import AssumeRoleProvider
 from components.common.errors import RetryableError, UserError
 from components.common.s3_access import Access
 from components.common.s3_errors import FAILURES, fault_of
+from components.common.s3_keys import keys_text
 from components.common.store import is_s3, split_s3
 
 SHORTEST, LONGEST = 15 * 60, 7 * 24 * 3600  # seconds, by the API
@@ -37,13 +38,9 @@ class Credentials:
     session_token: str = field(repr=False)
     expires: datetime
 
-    def environment(self) -> dict[str, str]:
-        """The variables that give them to a process."""
-        return {
-            "AWS_ACCESS_KEY_ID": self.access_key,
-            "AWS_SECRET_ACCESS_KEY": self.secret_key,
-            "AWS_SESSION_TOKEN": self.session_token,
-        }
+    def text(self) -> str:
+        """The content of the file that gives them to a process, by AWS_SHARED_CREDENTIALS_FILE."""
+        return keys_text(self.access_key, self.secret_key, self.session_token)
 
 
 def session_credentials(root: str, read: Iterable[str], write: Iterable[str], seconds: int) -> Credentials | None:
@@ -66,12 +63,13 @@ def session_credentials(root: str, read: Iterable[str], write: Iterable[str], se
         RetryableError: The store does not answer.
     """
     access = Access.from_environment() if is_s3(root) else None
-    if access is None or access.session_token:
+    own = access.keys().retrieve() if access else None
+    if access is None or own is None or own.session_token:
         return None
     provider = AssumeRoleProvider(
         sts_endpoint=access.url,
-        access_key=access.access_key,
-        secret_key=access.secret_key,
+        access_key=own.access_key,
+        secret_key=own.secret_key,
         duration_seconds=max(SHORTEST, min(LONGEST, seconds)),
         policy=json.dumps(session_policy(root, read, write)),
         region=access.region,

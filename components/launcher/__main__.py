@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from components.common.entry import guarded, input_pair
+from components.common.errors import UserError
 from components.common.logs import say
+from components.launcher.job import GPU_STAGES
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,14 +27,20 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return _print(arguments)
     if arguments.stage == "merge":
-        steps.merge(arguments.config, inputs["base"], inputs["adapter"], arguments.of)
+        steps.merge(arguments.config, _input(inputs, "base"), _input(inputs, "adapter"), arguments.of)
     elif arguments.stage == "data":
-        steps.data(arguments.config, inputs["model"])
+        steps.data(arguments.config, _input(inputs, "model"))
     elif arguments.stage == "report":
         steps.report(arguments.config)
     else:
         steps.stage(arguments.stage, arguments.config, inputs)
     return 0
+
+
+def _input(inputs: Mapping[str, str], name: str) -> str:
+    if name not in inputs:
+        raise UserError("is missing", where=f"--input {name}", hint=f"--input {name}=URI")
+    return inputs[name]
 
 
 def _print(arguments: argparse.Namespace) -> int:
@@ -51,8 +59,9 @@ def _print(arguments: argparse.Namespace) -> int:
 def _cancel(arguments: argparse.Namespace) -> int:
     from components.common.store import open_store
     from components.launcher.record import Run
+    from components.launcher.run import variable
 
-    Run(open_store(os.environ["RLHF_STORE"]), arguments.run).cancel()
+    Run(open_store(variable("RLHF_STORE")), arguments.run).cancel()
     return _cleanup(arguments)
 
 
@@ -68,13 +77,14 @@ def _cleanup(arguments: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m components.launcher", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, function, text in (
-        ("run", _run, "run a step as a job and follow it"),
-        ("print", _print, "print the job of a stage, and make nothing"),
+    jobs = (*GPU_STAGES, "merge")
+    for name, function, stages, text in (
+        ("run", _run, (*jobs, "data", "report"), "run a step as a job and follow it"),
+        ("print", _print, jobs, "print the job of a stage, and make nothing"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(command=function, dry_run=False)
-        command.add_argument("stage", help="pretrain, sft, reward, rl, dpo, evaluate, merge, data or report")
+        command.add_argument("stage", choices=stages, metavar="STAGE", help=", ".join(stages))
         command.add_argument("--config", required=True, metavar="URI", help="<store>/runs/<run id>/config.yaml")
         command.add_argument("--input", type=input_pair, action="append", default=[], metavar="NAME=URI", help="inputs")
         command.add_argument("--of", default="", help="merge: the stage whose adapter it is")

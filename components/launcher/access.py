@@ -10,10 +10,8 @@ from contextlib import contextmanager
 from components.common.errors import RetryableError, UserError
 from components.launcher.cluster import BROKEN, CONFIG_MAPS, SECRETS, ApiError, Cluster, connect
 from components.launcher.forward import store_endpoint
+from components.names import CONFIG_MAP, IN_CONFIG_MAP, IN_SECRET, SECRET
 
-CONFIG_MAP, SECRET = "rlhf-stack", "rlhf-store"
-_FROM_CONFIG_MAP = ("RLHF_STORE", "AWS_ENDPOINT_URL", "AWS_REGION", "RLHF_REGISTRY", "RLHF_VERSION", "RLHF_IMAGE")
-_FROM_SECRET = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _LOOK_SECONDS = 10.0
 
 
@@ -67,7 +65,7 @@ def check_answers(cluster: Cluster) -> None:
 
 def _config_map(cluster: Cluster) -> dict[str, str]:
     data = (cluster.get(CONFIG_MAPS, CONFIG_MAP) or {}).get("data") or {}
-    return {name: data[name] for name in _FROM_CONFIG_MAP if data.get(name)}
+    return {name: data[name] for name in IN_CONFIG_MAP if data.get(name)}
 
 
 def _secret(cluster: Cluster) -> dict[str, str]:
@@ -78,4 +76,4 @@ def _secret(cluster: Cluster) -> dict[str, str]:
         data = cluster.ask("GET", cluster.path(SECRETS, SECRET)).get("data") or {}
     except ApiError:
         return {}
-    return {name: base64.b64decode(data[name]).decode() for name in _FROM_SECRET if name in data}
+    return {name: base64.b64decode(data[name]).decode() for name in IN_SECRET if name in data}

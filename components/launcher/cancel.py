@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from components.launcher.cluster import JOBS, PYTORCHJOBS, SECRETS, WORKFLOWS, ApiError, Cluster, Kind, Object, refused
+from components.launcher.cluster import SECRETS, WORKFLOWS, ApiError, Cluster, refused
 from components.launcher.job import LABEL_RUN
+from components.launcher.run_objects import jobs_of
 
 _KFP_RUN = "pipeline/runid"
-
-
-def jobs_of(cluster: Cluster, run: str) -> Iterator[tuple[Kind, Object]]:
-    """A run's jobs. A cluster without the training operator has none of its kind."""
-    for kind in (PYTORCHJOBS, JOBS):
-        try:
-            found = cluster.ask("GET", cluster.path(kind), {"labelSelector": f"{LABEL_RUN}={run}"})
-        except ApiError as error:
-            if error.status != 404:
-                raise refused(error, f"list {kind.plural}", cluster.namespace) from error
-            continue
-        yield from ((kind, item) for item in found["items"])
 
 
 def delete_jobs(cluster: Cluster, run: str) -> list[str]:

@@ -11,7 +11,7 @@ from components.common.logs import say
 from components.common.store import open_store
 from components.launcher.acquire import acquire, in_namespace, kind_of, remove
 from components.launcher.cluster import Cluster, connect
-from components.launcher.credentials import drop_credentials, give_credentials, own_credentials
+from components.launcher.credentials import StoreKeys
 from components.launcher.follow import Follower, StalledError
 from components.launcher.job import StageJob, check_label
 from components.launcher.record import Run
@@ -41,16 +41,17 @@ def run_on_cluster(job: StageJob) -> None:
 
 def _run_once(cluster: Cluster, job: StageJob) -> None:
     run = Run(open_store(job.root), job.run)
-    job = give_credentials(cluster, job)
+    keys = StoreKeys(cluster, job)
+    job = keys.give()
     try:
         made = acquire(cluster, job, lambda: is_committed(job))
     except RlhfError:
-        drop_credentials(cluster, job)
+        keys.drop()
         raise
-    own_credentials(cluster, job, made)
+    keys.belong_to(made)
     if run.is_cancelled():  # after the job was made, so that one of the two sees the other
         cluster.delete(kind_of(job), job.name)
-    follower = Follower(cluster, job, made, run.store, lambda: is_committed(job), run.is_cancelled)
+    follower = Follower(cluster, job, made, run.store, lambda: is_committed(job), run.is_cancelled, keys.renew)
     try:
         follower.follow()
     except StalledError:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from components.common.config import Config
+from components.names import SECRET
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -34,7 +35,7 @@ class StoreAccess(Config):
     """How pods reach an S3 store."""
 
     endpoint_url: str = Field("", description="as pods see it; empty: AWS_ENDPOINT_URL of the ConfigMap rlhf-stack")
-    secret: str = Field("rlhf-store", description="Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+    secret: str = Field(SECRET, description="Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
 
 
 class LauncherConfig(Config):

@@ -4,74 +4,116 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import math
+import time
+from datetime import UTC, datetime
 
-from components.common.errors import UserError
+from components.common.errors import RlhfError, UserError
+from components.common.logs import say
+from components.common.store import is_s3
 from components.launcher.acquire import kind_of
 from components.launcher.cluster import SECRETS, ApiError, Cluster, Object
 from components.launcher.job import StageJob
+from components.launcher.pod import KEYS_FILE
 
+# Beyond the deadline: the keys outlive a job whose launcher is gone, and so cannot renew them.
 _MARGIN_SECONDS = 3600
+AGAIN_SECONDS = 60.0  # after a renewal that failed; half of the old keys' time is left for others
 
 
-def give_credentials(cluster: Cluster, job: StageJob) -> StageJob:
-    """Makes the Secret of a step's pods where the store has temporary credentials.
+class StoreKeys:
+    """The Secret with the temporary keys of a step's pods.
 
-    They read what the step reads and write what it writes, and live as long as the step may take.
+    They read what the step reads and write what it writes, and live as long as the step may take or as the store
+    allows. The pods have them as a file, which the kubelet replaces a minute or two after the Secret.
 
-    Returns:
-        The step, with the Secret's name.
-
-    Raises:
-        UserError: The Secret may not be made.
+    Args:
+        cluster: Where the step runs.
+        job: The step.
     """
-    values = _session(job)
-    if values is None:
-        return job
-    data = {name: base64.b64encode(value.encode()).decode() for name, value in values.items()}
-    body = {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": job.name, "labels": job.labels},
-        "type": "Opaque",
-        "data": data,
-    }
-    try:
-        cluster.create(SECRETS, body)
-    except ApiError as error:
-        if error.status != 409:
-            raise UserError(
-                f"the Secret for its pods cannot be made: {error.message}",
-                where=job.title,
-                hint="give the launcher the role rlhf-launcher",
-            ) from error
-        # An adopted job's next pods get fresh ones; a job that is replaced must not take them with it.
-        cluster.patch(SECRETS, job.name, {"data": data, "metadata": {"ownerReferences": None}})
-    return dataclasses.replace(job, secret=job.name)
 
+    def __init__(self, cluster: Cluster, job: StageJob) -> None:
+        self._cluster, self._job = cluster, job
+        self._data: dict[str, str] = {}
+        self._owner: Object | None = None
+        self._due = math.inf  # by our clock
 
-def own_credentials(cluster: Cluster, job: StageJob, made: Object) -> None:
-    """Makes a step's Secret go with its job."""
-    if job.secret == job.name:
-        owner = {
-            "apiVersion": made.get("apiVersion") or kind_of(job).api.removeprefix("/apis/"),
-            "kind": made.get("kind") or ("PyTorchJob" if job.is_training else "Job"),
-            "name": job.name,
-            "uid": made["metadata"]["uid"],
-        }
-        cluster.patch(SECRETS, job.name, {"metadata": {"ownerReferences": [owner]}})
+    def give(self) -> StageJob:
+        """Makes the Secret where the store has temporary keys.
 
+        Returns:
+            The step, with the Secret's name.
 
-def drop_credentials(cluster: Cluster, job: StageJob) -> None:
-    """Deletes a step's Secret when there is no job that it could go with."""
-    if job.secret == job.name and cluster.get(kind_of(job), job.name) is None:
-        cluster.delete(SECRETS, job.name)
+        Raises:
+            UserError: The Secret may not be made.
+        """
+        if self._ask():
+            # An adopted job's pods get fresh ones; a job that is replaced must not take them with it.
+            self._put()
+            self._job = dataclasses.replace(self._job, secret=self._job.name)
+        return self._job
 
+    def belong_to(self, made: Object) -> None:
+        """Makes the Secret go with the step's job.
 
-def _session(job: StageJob) -> dict[str, str] | None:
-    """Temporary credentials as environment variables, or None."""
-    if not job.root.startswith("s3://") or not job.writes:
-        return None
-    from components.common.sts import session_credentials
+        Raises:
+            UserError: It may not be changed.
+        """
+        if self._job.secret:
+            job = self._job
+            self._owner = {
+                "apiVersion": made.get("apiVersion") or kind_of(job).api.removeprefix("/apis/"),
+                "kind": made.get("kind") or ("PyTorchJob" if job.is_training else "Job"),
+                "name": job.name,
+                "uid": made["metadata"]["uid"],
+            }
+            self._put()
 
-    given = session_credentials(job.root, job.reads, job.writes, job.config.deadline + _MARGIN_SECONDS)
-    return given.environment() if given else None
+    def drop(self) -> None:
+        """Deletes the Secret when there is no job that it could go with."""
+        if self._job.secret and self._cluster.get(kind_of(self._job), self._job.name) is None:
+            self._cluster.delete(SECRETS, self._job.name)
+
+    def renew(self) -> None:
+        """Puts new keys into the Secret when half the time of the old ones is over; else does nothing."""
+        if time.monotonic() < self._due:
+            return
+        try:
+            if self._ask():
+                self._put()
+                return
+            why = "the store gives none any more"
+        except RlhfError as error:
+            why = str(error)
+        self._due = time.monotonic() + AGAIN_SECONDS
+        say(self._job.title, f"the keys of its pods cannot be renewed for now: {why}")
+
+    def _ask(self) -> bool:
+        """Asks the store for keys; False where the step gets the configured ones."""
+        job = self._job
+        if not is_s3(job.root) or not job.writes:
+            return False
+        from components.common.sts import session_credentials
+
+        given = session_credentials(job.root, job.reads, job.writes, job.config.deadline + _MARGIN_SECONDS)
+        if given is None:
+            return False
+        self._data = {KEYS_FILE: base64.b64encode(given.text().encode()).decode()}
+        self._due = time.monotonic() + (given.expires - datetime.now(UTC)).total_seconds() / 2
+        return True
+
+    def _put(self) -> None:
+        """Makes the Secret, or changes the one that is there: it may have gone with the job before this one."""
+        job, owners = self._job, [self._owner] if self._owner else None
+        metadata = {"name": job.name, "labels": job.labels, **({"ownerReferences": owners} if owners else {})}
+        body = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque", "data": self._data}
+        try:
+            self._cluster.create(SECRETS, body)
+        except ApiError as error:
+            if error.status != 409:
+                raise UserError(
+                    f"the Secret for its pods cannot be made: {error.message}",
+                    where=job.title,
+                    hint="give the launcher the role rlhf-launcher",
+                ) from error
+            self._cluster.patch(SECRETS, job.name, {"data": self._data, "metadata": {"ownerReferences": owners}})

@@ -5,20 +5,21 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 from components.common.errors import RetryableError, RlhfError, UserError
 from components.common.logs import say
 from components.common.store import Store
 from components.launcher import reasons
 from components.launcher.acquire import OPERATOR_SECONDS, kind_of
-from components.launcher.cluster import BROKEN, EVENTS, PODS, Cluster, Object
+from components.launcher.cluster import BROKEN, PODS, Cluster, Object
 from components.launcher.heartbeat import READ_SECONDS, Heartbeat
 from components.launcher.job import StageJob
 from components.launcher.job_logs import JobLogs, is_first
+from components.launcher.run_objects import age_of, events_about, is_owned
 from components.launcher.watch import Watched
 
 TICK_SECONDS = 1.0
+EVENTS_SECONDS = 10.0  # a namespace may have thousands of events: they are asked for now and then only
 HOPE_SECONDS = 20.0  # a missing Secret may be about to come, a registry may have hiccuped
 
 
@@ -36,6 +37,7 @@ class Follower:
         store: The run's store.
         committed: Whether the step's result is in the store.
         cancelled: Whether somebody has cancelled the run.
+        renew: Called again and again: keeps what its pods need from running out.
     """
 
     def __init__(
@@ -46,9 +48,10 @@ class Follower:
         store: Store,
         committed: Callable[[], bool],
         cancelled: Callable[[], bool],
+        renew: Callable[[], None],
     ) -> None:
         self._cluster, self._job, self._made = cluster, job, made
-        self._committed, self._cancelled = committed, cancelled
+        self._committed, self._cancelled, self._renew = committed, cancelled, renew
         self._changed = threading.Condition()
         self._jobs = Watched(cluster, kind_of(job), self._changed, fields=f"metadata.name={job.name}")
         self._pods = Watched(cluster, PODS, self._changed, labels=job.labels)
@@ -57,9 +60,11 @@ class Follower:
             store, f"{job.work}/heartbeat.json", min(READ_SECONDS, job.config.stall_timeout / 4)
         )
         self._pending_since = self._hoped = time.monotonic()
-        self._began = time.monotonic() - _age(made)
+        self._asked = -EVENTS_SECONDS
+        self._began = time.monotonic() - age_of(made)
         self._known: dict[str, Object] = {}  # pods as they were last seen: a failed job's pods are cleared away
         self._said: set[str] = set()
+        self._knows_pods = False  # those that come later have no earlier launcher
         self._is_gone = False
         self._cut_short = False  # whether the job is ended by us while its pods run
         self.has_judged = False  # whether an error is about the job; else we could not see it, and it may be well
@@ -74,9 +79,8 @@ class Follower:
         self._jobs.start()
         self._pods.start()
         try:
-            while not self._look():
-                with self._changed:
-                    self._changed.wait(TICK_SECONDS)
+            while not self._look_and_wait():
+                self._renew()
         except RlhfError:
             if self._cut_short:
                 self._hear_out()
@@ -89,19 +93,31 @@ class Follower:
             self._pods.stop()
         self._finish_logs()
 
+    def _look_and_wait(self) -> bool:
+        """Whether the job has succeeded; if it has not, waits for a change, which may have come while we looked."""
+        known = self._changes()
+        if self._look():
+            return True
+        with self._changed:
+            self._changed.wait_for(lambda: self._changes() != known, TICK_SECONDS)
+        return False
+
+    def _changes(self) -> int:
+        return self._jobs.changes + self._pods.changes
+
     def _hear_out(self) -> None:
         """Ends the job, and listens until its pods are gone: they may save a checkpoint, and say what they were at."""
         self._cluster.delete(kind_of(self._job), self._job.name)
         end = time.monotonic() + self._job.config.grace_period + TICK_SECONDS
         with self._changed:
-            while time.monotonic() < end and any(_belongs(pod, self._made) for pod in self._pods.objects()):
+            while time.monotonic() < end and self._own_pods():
                 self._changed.wait(TICK_SECONDS)
 
     def _finish_logs(self) -> None:
         """Reads the pods' last lines. The job may be known to have ended before its last pod is known to have begun."""
         try:
             self._pods.refresh()
-            self._logs.follow([pod for pod in self._pods.objects() if _belongs(pod, self._made)])
+            self._logs.follow(self._own_pods(), resume=not self._knows_pods)
         except (RlhfError, *BROKEN) as error:
             say(self._job.title, f"the end of the log may be missing: {error}")
         self._logs.finish()
@@ -110,10 +126,11 @@ class Follower:
         """Whether the job has succeeded, by the latest that is known."""
         self.has_judged = False
         known_at_all = self._jobs.listed and self._pods.listed  # asked first: a list may come while we look
-        pods = [pod for pod in self._pods.objects() if _belongs(pod, self._made)]
+        pods = self._own_pods()
         found = next((item for item in self._jobs.objects() if _uid(item) == _uid(self._made)), None)
         self._known.update({_uid(pod): pod for pod in pods})
-        self._logs.follow(pods)
+        self._logs.follow(pods, resume=not self._knows_pods)
+        self._knows_pods |= known_at_all
         if not known_at_all:
             return False
         self.has_judged = True
@@ -131,6 +148,10 @@ class Follower:
             self._say_once(name, note)
         self._check_times(found, pods)
         return False
+
+    def _own_pods(self) -> list[Object]:
+        """The pods of this very job, not of one of the same name before it."""
+        return [pod for pod in self._pods.objects() if is_owned(pod, [_uid(self._made)])]
 
     def _gone(self) -> bool:
         if self._committed():
@@ -178,8 +199,9 @@ class Follower:
 
     def _check_operator(self, found: Object, waited: float) -> None:
         """Sees why a job has no pods."""
-        if waited < OPERATOR_SECONDS:
+        if waited < OPERATOR_SECONDS or time.monotonic() - self._asked < EVENTS_SECONDS:
             return
+        self._asked = time.monotonic()
         refusals = [
             text for text in reasons.told_by(self._events()) if "ailedCreate" in text or "rror creating" in text
         ]
@@ -209,17 +231,13 @@ class Follower:
         """Says what a person would ask next: warnings of the cluster, last lines of pods that were not shown."""
         for text in reasons.told_by(self._events()):
             say(self._job.title, f"event {text}")
-        shown = {pod["metadata"]["name"] for pod in self._known.values() if is_first(pod)}
+        shown = {_name(pod) for pod in self._known.values() if is_first(pod)}
         for name, lines in self._logs.last_lines.items():
             for line in lines if name not in shown else ():
                 say(self._job.title, f"{name}: {line}")
 
     def _events(self) -> list[Object]:
-        try:
-            events = self._cluster.list(EVENTS)
-        except RlhfError:  # they only add to a reason that is known
-            return []
-        return [event for event in events if event["involvedObject"].get("name", "").startswith(self._job.name)]
+        return events_about(self._cluster, [self._job.name, *(_name(pod) for pod in self._known.values())])
 
     def _say_once(self, name: str, text: str) -> None:
         if name not in self._said:
@@ -231,12 +249,5 @@ def _uid(item: Object) -> str:
     return str(item["metadata"]["uid"])
 
 
-def _belongs(pod: Object, job: Object) -> bool:
-    """Whether a pod is of this very job, not of one of the same name before it."""
-    return any(owner["uid"] == _uid(job) for owner in pod["metadata"].get("ownerReferences", []))
-
-
-def _age(made: Object) -> float:
-    """Seconds since an object was made, by its server's clock and ours; little for one that we have just made."""
-    made_at = datetime.fromisoformat(made["metadata"]["creationTimestamp"])
-    return max(0.0, (datetime.now(UTC) - made_at).total_seconds())
+def _name(item: Object) -> str:
+    return str(item["metadata"]["name"])

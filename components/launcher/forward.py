@@ -77,15 +77,44 @@ def forwarded(cluster: Cluster, service: str, port: int) -> Iterator[int]:
         UserError: There is no such Service, or it has no such port.
         RetryableError: It has no pod that runs.
     """
-    pod, target = _pod_of(cluster, service, port)
+    behind = _Behind(cluster, service, port)
+    behind.pod()
     listener = socket.create_server(("127.0.0.1", 0))
-    threading.Thread(target=_accept, args=(listener, cluster, pod, target), daemon=True).start()
+    threading.Thread(target=_accept, args=(listener, behind), daemon=True).start()
     try:
         yield int(listener.getsockname()[1])
     finally:
         with suppress(OSError):
             listener.shutdown(socket.SHUT_RDWR)
         listener.close()
+
+
+class _Behind:
+    """The pod behind a Service: looked up once, and anew when it does not answer, since pods come and go.
+
+    Args:
+        cluster: Where the Service is.
+        service: Its name.
+        port: Its port.
+    """
+
+    def __init__(self, cluster: Cluster, service: str, port: int) -> None:
+        self.cluster, self._service, self._port = cluster, service, port
+        self._lock = threading.Lock()
+        self._known: tuple[str, int] | None = None
+
+    def pod(self) -> tuple[str, int]:
+        """Name of a pod that runs, and the port of its container."""
+        with self._lock:
+            if self._known is None:
+                self._known = _pod_of(self.cluster, self._service, self._port)
+            return self._known
+
+    def is_gone(self, pod: tuple[str, int]) -> None:
+        """Says that a pod did not answer: the next one who asks gets one that runs now."""
+        with self._lock:
+            if self._known == pod:
+                self._known = None
 
 
 def _pod_of(cluster: Cluster, service: str, port: int) -> tuple[str, int]:
@@ -101,9 +130,16 @@ def _pod_of(cluster: Cluster, service: str, port: int) -> tuple[str, int]:
             f"has no port {port}", where=where, hint=f"it has {', '.join(str(item['port']) for item in ports)}"
         )
     pods = cluster.list(PODS, found["spec"].get("selector", {}), "status.phase=Running")
-    if not pods:
+    staying = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+    if not staying:
         raise RetryableError("has no pod that runs", where=where, hint="see why")
-    return pods[0]["metadata"]["name"], _target(pods[0], wanted)
+    chosen = max(staying, key=_is_ready)
+    return chosen["metadata"]["name"], _target(chosen, wanted)
+
+
+def _is_ready(pod: dict[str, Any]) -> bool:
+    conditions = pod.get("status", {}).get("conditions") or []
+    return any(found["type"] == "Ready" and found["status"] == "True" for found in conditions)
 
 
 def _target(pod: dict[str, Any], port: dict[str, Any]) -> int:
@@ -114,29 +150,44 @@ def _target(pod: dict[str, Any], port: dict[str, Any]) -> int:
     return next((int(item["containerPort"]) for item in named if item.get("name") == target), int(port["port"]))
 
 
-def _accept(listener: socket.socket, cluster: Cluster, pod: str, port: int) -> None:
+def _accept(listener: socket.socket, behind: _Behind) -> None:
     while True:
         try:
             connection, _ = listener.accept()
         except OSError:  # closed
             return
-        threading.Thread(target=_serve, args=(connection, cluster, pod, port), daemon=True).start()
+        threading.Thread(target=_serve, args=(connection, behind), daemon=True).start()
 
 
-def _serve(connection: socket.socket, cluster: Cluster, pod: str, port: int) -> None:
+def _serve(connection: socket.socket, behind: _Behind) -> None:
     """Carries one connection both ways until either side ends it."""
     with connection:
-        try:
-            tunnel = _open(cluster, pod, port)
-        except (WebSocketException, RlhfError, *BROKEN):
+        found = _tunnel(behind)
+        if found is None:
             return  # whoever connected sees the connection end, and tries again
+        tunnel, pod = found
         sender = threading.Thread(target=_send, args=(connection, tunnel), daemon=True)
         sender.start()
         with suppress(WebSocketException, *BROKEN):
-            _receive(connection, tunnel)
+            if not _receive(connection, tunnel):
+                behind.is_gone(pod)
         with suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)
         _end(tunnel)
+
+
+def _tunnel(behind: _Behind) -> tuple[Any, tuple[str, int]] | None:
+    """A connection to a pod and which pod it is; to another pod where the known one is gone."""
+    for _ in range(2):
+        try:
+            pod = behind.pod()
+        except (RlhfError, *BROKEN):
+            return None
+        try:
+            return _open(behind.cluster, *pod), pod
+        except (WebSocketException, *BROKEN):
+            behind.is_gone(pod)
+    return None
 
 
 def _open(cluster: Cluster, pod: str, port: int) -> Any:
@@ -160,16 +211,17 @@ def _end(tunnel: Any) -> None:
         tunnel.sock.shutdown(socket.SHUT_RDWR)
 
 
-def _receive(connection: socket.socket, tunnel: Any) -> None:
+def _receive(connection: socket.socket, tunnel: Any) -> bool:
+    """Carries what a pod says; returns False if the pod could not be reached."""
     greeted: set[int] = set()
     while True:
         opcode, frame = tunnel.recv_data()
         if opcode == ABNF.OPCODE_CLOSE:
-            return
+            return True
         channel, data = frame[0], frame[1:]
         if channel not in greeted:  # each channel begins with the number of its port
             greeted.add(channel)
         elif channel == _ERROR:
-            return
+            return False
         else:
             connection.sendall(data)

@@ -43,7 +43,7 @@ class StageJob:
         gpus_per_node: GPUs that each pod asks for.
         resources: What each pod asks for besides.
         placement: Where its pods may run.
-        secret: Name of the Secret with the store's credentials.
+        secret: Name of the Secret with temporary keys to the store; empty: it gets the configured ones.
         config: Everything else.
     """
 

@@ -20,6 +20,7 @@ from components.launcher.watch import Watched
 FLUSH_SECONDS = 10.0
 KEPT_LINES = 20
 FINISH_SECONDS = 10.0
+AGAIN_SECONDS = 5.0
 
 
 class JobLogs:
@@ -44,12 +45,17 @@ class JobLogs:
         self._complained = False
         self.last_lines: dict[str, deque[str]] = {}
 
-    def follow(self, pods: list[Object]) -> None:
-        """Begins to follow the pods that are new, and stores what was read."""
+    def follow(self, pods: list[Object], *, resume: bool) -> None:
+        """Begins to follow the pods that are new, and stores what was read.
+
+        Args:
+            pods: The job's pods.
+            resume: Whether an earlier launcher may have stored lines of the new ones, so that the store is asked first.
+        """
         for pod in pods:
             uid = pod["metadata"]["uid"]
             if uid not in self._followed:
-                self._followed[uid] = self._begin(pod)
+                self._followed[uid] = self._begin(pod, resume)
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
 
@@ -67,12 +73,15 @@ class JobLogs:
             try:
                 log.flush()
             except RlhfError as error:
-                if not self._complained:
-                    say(self._job.title, f"the logs cannot be stored for now: {error}")
-                self._complained = True
+                self._complain(error)
                 return
 
-    def _begin(self, pod: Object) -> PodLog:
+    def _complain(self, error: RlhfError) -> None:
+        if not self._complained:
+            say(self._job.title, f"the logs cannot be stored for now: {error}")
+        self._complained = True
+
+    def _begin(self, pod: Object, resume: bool) -> PodLog:
         name, uid = pod["metadata"]["name"], pod["metadata"]["uid"]
         stored = StoredLog(self._store, f"{self._job.work}/logs", f"{name}.{uid[:8]}")
         kept = self.last_lines.setdefault(name, deque(maxlen=KEPT_LINES))
@@ -84,9 +93,17 @@ class JobLogs:
             if aloud:
                 print_line(self._job, line.text)
 
-        seen = SeenLines(stored.resume())
+        def recall() -> SeenLines:
+            while resume:
+                try:
+                    return SeenLines(stored.resume())
+                except RlhfError as error:  # what is stored must not be written over: no line before it is known
+                    self._complain(error)
+                    time.sleep(AGAIN_SECONDS)
+            return SeenLines()
+
         self._stored[uid] = stored
-        log = PodLog(self._cluster, lambda: self._pods.find(uid), self._changed, take, seen)
+        log = PodLog(self._cluster, lambda: self._pods.find(uid), self._changed, take, recall)
         log.start()
         return log
 

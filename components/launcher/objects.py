@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from kubeflow.training import models
 from kubernetes import client
 
 from components.launcher.job import STEP, StageJob
@@ -34,6 +33,8 @@ def to_pytorchjob(job: StageJob, owner: dict[str, Any] | None = None) -> dict[st
     `OnFailure` restarts a container in place, which then resumes from its checkpoint. A pod that is evicted or whose
     node is lost is made anew by the operator.
     """
+    from kubeflow.training import models  # only whoever makes a training job needs them
+
     master = models.KubeflowOrgV1ReplicaSpec(replicas=1, restart_policy="OnFailure", template=pod_template(job))
     replicas = {"Master": master}
     if job.nodes > 1:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from kubernetes import client
 
+from components.common.s3_keys import VARIABLE
+from components.common.store import is_s3
 from components.launcher.job import StageJob
+from components.names import CONFIG_MAP, STAGE_ACCOUNT
 
 CONTAINER = "pytorch"  # the operator's webhook asks for this name; plain Jobs have it so that readers need know one
-SERVICE_ACCOUNT = "rlhf-stage"
-CONFIG_MAP = "rlhf-stack"
 GPU = "nvidia.com/gpu"
 USER = 1000
 HUB_SECRET = "hf-token"
+KEYS, KEYS_FILE = "/var/run/secrets/rlhf-stack", "credentials"  # where the temporary keys to the store are mounted
 
 
 def pod_template(job: StageJob) -> client.V1PodTemplateSpec:
     """The pod that runs a step."""
     config = job.config
     spec = client.V1PodSpec(
-        service_account_name=SERVICE_ACCOUNT,
+        service_account_name=STAGE_ACCOUNT,
         automount_service_account_token=False,
         enable_service_links=False,  # a hundred Services would be a thousand variables
         restart_policy="OnFailure" if job.is_training else "Never",
@@ -53,6 +55,7 @@ def _container(job: StageJob) -> client.V1Container:
         volume_mounts=[
             client.V1VolumeMount(name="tmp", mount_path="/tmp"),
             client.V1VolumeMount(name="shm", mount_path="/dev/shm"),
+            *([client.V1VolumeMount(name="keys", mount_path=KEYS, read_only=True)] if job.secret else []),
             *job.config.volume_mounts,
         ],
         security_context=client.V1SecurityContext(
@@ -66,12 +69,14 @@ def _container(job: StageJob) -> client.V1Container:
 
 
 def _volumes(job: StageJob) -> list[client.V1Volume]:
+    secret = client.V1SecretVolumeSource(secret_name=job.secret, default_mode=0o440)
     # Shared memory counts against the pod's: 64 MiB, the default, are too few for NCCL between four processes.
     size = job.config.shm_size if job.is_training else "64Mi"
     memory = client.V1EmptyDirVolumeSource(medium="Memory", size_limit=size)
     return [
         client.V1Volume(name="tmp", empty_dir=client.V1EmptyDirVolumeSource()),
         client.V1Volume(name="shm", empty_dir=memory),
+        *([client.V1Volume(name="keys", secret=secret)] if job.secret else []),
     ]
 
 
@@ -121,15 +126,17 @@ def _nccl(job: StageJob) -> dict[str, str]:
 
 def _store_access(job: StageJob) -> list[client.V1EnvVar]:
     """Where an S3 store is and the keys to it, by reference: no secret is ever part of a job."""
-    if not job.root.startswith("s3://"):
+    if not is_s3(job.root):
         return []
     endpoint = job.config.store.endpoint_url
     addresses = [
         client.V1EnvVar(name="AWS_ENDPOINT_URL", value=endpoint) if endpoint else _from_config_map("AWS_ENDPOINT_URL"),
         _from_config_map("AWS_REGION"),
     ]
+    if job.secret:  # a file, since a variable stays as it was when the pod began
+        return [*addresses, client.V1EnvVar(name=VARIABLE, value=f"{KEYS}/{KEYS_FILE}")]
     keys = {"AWS_ACCESS_KEY_ID": False, "AWS_SECRET_ACCESS_KEY": False, "AWS_SESSION_TOKEN": True}
-    secret = job.secret or job.config.store.secret
+    secret = job.config.store.secret
     return [*addresses, *(_from_secret(name, secret, optional) for name, optional in keys.items())]
 
 

@@ -7,6 +7,7 @@ kubelet was restarted, the log was rotated. Only the pod's status tells which.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import urllib3
@@ -14,7 +15,7 @@ import urllib3
 from components.launcher.cluster import BROKEN, PODS, ApiError, Cluster, Object
 from components.launcher.log_lines import Line, SeenLines
 from components.launcher.pod import CONTAINER
-from components.launcher.watch import SILENCE_SECONDS
+from components.launcher.watch import SHORTEST_SECONDS, SILENCE_SECONDS
 
 _PAUSES = (0.1, 0.25, 0.5, 1.0)
 
@@ -27,7 +28,7 @@ class PodLog(threading.Thread):
         pod: The pod as it is now, or None when it is gone.
         changed: Notified when `pod` gives something else.
         take: Called with every line, in order.
-        seen: Lines that an earlier reader has taken.
+        seen: Gives the lines that an earlier reader has taken. Called in this thread: it may take its time.
     """
 
     def __init__(
@@ -36,13 +37,15 @@ class PodLog(threading.Thread):
         pod: Callable[[], Object | None],
         changed: threading.Condition,
         take: Callable[[Line], None],
-        seen: SeenLines,
+        seen: Callable[[], SeenLines] = SeenLines,
     ) -> None:
         first = pod()
         assert first is not None, "a log is followed once its pod is there"
         self._pod_name = first["metadata"]["name"]
         super().__init__(name=f"log-{self._pod_name}", daemon=True)
-        self._cluster, self._pod, self._changed, self._take, self._seen = cluster, pod, changed, take, seen
+        self._cluster, self._pod, self._changed, self._take, self._recall = cluster, pod, changed, take, seen
+        self._seen = SeenLines()
+        self._failures = 0
         self._response: urllib3.BaseHTTPResponse | None = None
         self._to_finish = False
         self._read_whole = 0  # containers of this pod, counted from its first, whose last line was read
@@ -58,7 +61,7 @@ class PodLog(threading.Thread):
         self.join(seconds)
 
     def run(self) -> None:
-        failures = 0
+        self._seen = self._recall()
         while True:
             pod = self._pod()
             if pod is None:
@@ -66,12 +69,12 @@ class PodLog(threading.Thread):
             try:
                 if self._step(pod):
                     return
-                failures = 0
+                self._failures = 0
             except (ApiError, *BROKEN):
-                failures += 1
-                if self._to_finish and failures > len(_PAUSES):
+                self._failures += 1
+                if self._to_finish and self._failures > len(_PAUSES):
                     return
-                self._wait(_PAUSES[min(failures, len(_PAUSES)) - 1])
+                self._wait(_PAUSES[min(self._failures, len(_PAUSES)) - 1])
 
     def _step(self, pod: Object) -> bool:
         """Reads what a pod in this state has; returns whether that was all there will ever be."""
@@ -117,7 +120,7 @@ class PodLog(threading.Thread):
         self._seen.begin()
         response = self._cluster.open("GET", path, query, None, SILENCE_SECONDS)
         self._response = response
-        rest = b""
+        rest, began = b"", time.monotonic()
         try:
             if follow and self._to_finish:
                 return
@@ -130,6 +133,8 @@ class PodLog(threading.Thread):
         finally:
             self._response = None
             response.close()
+            if time.monotonic() - began > SHORTEST_SECONDS:  # a log in which nothing is written is no failure
+                self._failures = 0
 
     def _line(self, raw: bytes) -> None:
         line = Line.parse(raw.decode(errors="replace"))

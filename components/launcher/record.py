@@ -67,12 +67,17 @@ class Place:
         """This process."""
         return Place(on, platform.node(), os.getpid(), namespace, _began(os.getpid()))
 
+    @property
+    def is_here(self) -> bool:
+        """Whether that is this machine."""
+        return self.host == platform.node()
+
     def is_alive(self) -> bool:
         """Whether the process still drives the run; of other machines' processes nothing is known.
 
         A number alone would not do: when its process has ended, another may get it.
         """
-        return self.host != platform.node() or (bool(self.began) and _began(self.pid) == self.began)
+        return not self.is_here or (bool(self.began) and _began(self.pid) == self.began)
 
 
 def _began(pid: int) -> str:

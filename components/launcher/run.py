@@ -38,6 +38,17 @@ def run_job(job: StageJob) -> None:
         run_here(job)
 
 
+def variable(name: str) -> str:
+    """A variable that says where a run belongs; guessing it would mix runs up.
+
+    Raises:
+        UserError: It is not set.
+    """
+    if not os.environ.get(name):
+        raise UserError("is not set", where=name, hint="start the run with `rlhf run`, or set it in the step's pod")
+    return os.environ[name]
+
+
 def _choice(name: str, default: str, other: str) -> str:
     value = os.environ.get(name) or default
     if value not in (default, other):

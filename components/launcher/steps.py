@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from components.common.artifacts import Manifest, find_manifest
-from components.common.errors import RlhfError, UserError
+from components.common.errors import RlhfError
 from components.common.gate import check_result
 from components.common.inputs import find_input
 from components.common.logs import say
@@ -23,7 +22,7 @@ from components.launcher.inputs import missing_inputs, usable_inputs
 from components.launcher.job import stage_job
 from components.launcher.planned import job_of, launcher_config, run_settings
 from components.launcher.record import Recorder, Run
-from components.launcher.run import run_job, runs_on_cluster
+from components.launcher.run import run_job, runs_on_cluster, variable
 from components.launcher.summary import headline
 from components.prepare.resolve import Request, resolve
 
@@ -79,7 +78,7 @@ def prepare(**parameters: Any) -> tuple[str, str]:
     Returns:
         URI of the resolved configuration and URI of the base model.
     """
-    run = Run(open_store(_environment("RLHF_STORE")), _environment("RLHF_RUN_ID"))
+    run = Run(open_store(variable("RLHF_STORE")), variable("RLHF_RUN_ID"))
     with run.recording("prepare", "prepare") as recorder:
         launcher = resolve(Request(**parameters)).launcher
         arguments = [f"--{name}={value}" for name, value in parameters.items()]
@@ -206,17 +205,6 @@ def _run(
     recorder.close("done", uri=plan.uri)
     say(step, f"✓ {_duration(recorder)} {headline(name, manifest.metrics)}")
     return _finished(plan, manifest)
-
-
-def _environment(name: str) -> str:
-    """A variable that says where a run belongs; guessing it would mix runs up.
-
-    Raises:
-        UserError: It is not set.
-    """
-    if not os.environ.get(name):
-        raise UserError("is not set", where=name, hint="start the run with `rlhf run`, or set it in the step's pod")
-    return os.environ[name]
 
 
 def _run_step(run: Run, name: str, arguments: list[str], launcher: LauncherConfig, *, output: str = "") -> None:

@@ -6,6 +6,8 @@ import importlib
 
 import click
 
+from pipelines.cli.options import HELP_NAMES
+
 _COMMANDS = {
     "run": ("pipelines.cli.run", "Run a pipeline, on this machine or on a cluster."),
     "plan": ("pipelines.cli.plan", "Say what a run will take: memory, time, transfers."),
@@ -39,7 +41,7 @@ class _LazyGroup(click.Group):
             formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_LazyGroup, context_settings=HELP_NAMES)
 @click.version_option(package_name="rlhf-stack", prog_name="rlhf")
 def main() -> None:
     """Takes a base model through PT → SFT → RM → RL, with LoRA, merged after every stage."""

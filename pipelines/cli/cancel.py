@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import signal
 
 import click
@@ -11,10 +10,11 @@ import click
 from components.common.errors import UserError
 from components.launcher.record import Place
 from pipelines.cli.errors import reported
+from pipelines.cli.options import HELP_NAMES
 from pipelines.cli.runs import Found, found_run, options
 
 
-@click.command("cancel", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("cancel", context_settings=HELP_NAMES)
 @click.argument("run")
 @options
 def cancel(run: str, store: str | None, namespace: str) -> None:
@@ -42,7 +42,7 @@ def _cancel(found: Found) -> None:
 
 def _stop(place: Place) -> None:
     """Tells the process that drives a local run to end; it ends what it has started."""
-    if place.host != platform.node():
+    if not place.is_here:
         raise UserError(f"runs on {place.host}", where="local run", hint="cancel it there; no step begins any more")
     if place.is_alive():
         os.kill(place.pid, signal.SIGTERM)

@@ -72,7 +72,7 @@ def _drive_in(
         start_new_session=True,
     ) as process:
         assert process.stdout is not None
-        with _ending_on_signal(process), (folder / "run.log").open("w", encoding="utf-8") as log:
+        with _ending_on_signal(process), _log(folder / "run.log") as log:
             _follow(process.stdout, log, kept, verbose)
             status = process.wait()
     if status == 0:
@@ -83,6 +83,11 @@ def _drive_in(
         click.echo("\n".join(kept), err=True)
     click.echo(f"error: {failure}", err=True)
     return failure.code
+
+
+def _log(path: Path) -> IO[str]:
+    """The run's log, each line of which is there as soon as it is said: `rlhf logs -f` reads it meanwhile."""
+    return path.open("w", encoding="utf-8", buffering=1)
 
 
 def _report(started: Run, environment: dict[str, str]) -> None:

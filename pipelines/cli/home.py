@@ -9,8 +9,9 @@ from typing import Any
 
 from components.common.errors import RetryableError, UserError
 from components.launcher.cluster import BROKEN, ApiError, Cluster, connect, in_cluster
+from components.names import CONFIG_MAP
 
-SERVICE, CONFIG = "ml-pipeline", "rlhf-stack"
+SERVICE = "ml-pipeline"
 ANSWER_SECONDS = 15.0
 
 
@@ -39,7 +40,7 @@ def find_home(namespace: str = "") -> Home:
     """
     api = connect().api
     namespace = namespace or _context_namespace() or _only_namespace(Cluster(api, ""))
-    found = _ask(Cluster(api, namespace), f"/api/v1/namespaces/{namespace}/configmaps/{CONFIG}", missing={})
+    found = _ask(Cluster(api, namespace), f"/api/v1/namespaces/{namespace}/configmaps/{CONFIG_MAP}", missing={})
     return Home(namespace, found.get("data") or {})
 
 

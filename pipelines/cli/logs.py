@@ -6,25 +6,29 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from components.common.errors import UserError
+from components.common.errors import RetryableError, UserError
 from components.common.store import DirectoryStore
 from components.launcher.record import Run
 from pipelines.cli.errors import reported
+from pipelines.cli.options import HELP_NAMES
 from pipelines.cli.runs import Found, found_run, options
 
 if TYPE_CHECKING:
     from components.launcher.cluster import Cluster, Object
+    from components.launcher.pod_logs import PodLog
 
 POLL_SECONDS = 0.5
+LIST_SECONDS = 30.0
+READ_SECONDS = 60.0  # for a log that is there
 
 
-@click.command("logs", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("logs", context_settings=HELP_NAMES)
 @click.argument("stage", required=False)
 @click.option("--run", "run_id", help="The run; the newest of the store by default.")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the step ends.")
@@ -64,20 +68,15 @@ def _last_step(run: Run) -> str:
 
 def _pod(cluster: Cluster, run: str, step: str, rank: int) -> Object | None:
     """The pod with a rank of a step's job, if it is there."""
-    from components.launcher.cancel import jobs_of
-    from components.launcher.cluster import PODS
-    from components.launcher.job import LABEL_RUN, STEP
+    from components.launcher.job import STEP
+    from components.launcher.run_objects import is_owned, jobs_of, pods_of
 
     uids = {
         item["metadata"]["uid"]
         for _, item in jobs_of(cluster, run)
         if item["metadata"].get("annotations", {}).get(STEP) == step
     }
-    pods = [
-        pod
-        for pod in cluster.list(PODS, {LABEL_RUN: run})
-        if any(owner["uid"] in uids for owner in pod["metadata"].get("ownerReferences", []))
-    ]
+    pods = [pod for pod in pods_of(cluster, run) if is_owned(pod, uids)]
     pods.sort(key=lambda pod: _node_rank(pod["metadata"]["name"]))
     return pods[rank] if rank < len(pods) else None
 
@@ -90,36 +89,41 @@ def _node_rank(name: str) -> int:
 
 def _show_pod(cluster: Cluster, pod: Object, follow: bool, tail: int | None) -> None:
     from components.launcher.cluster import PODS
-    from components.launcher.log_lines import Line, SeenLines
+    from components.launcher.log_lines import SeenLines
     from components.launcher.pod_logs import PodLog
     from components.launcher.watch import Watched
 
     changed = threading.Condition()
     pods = Watched(cluster, PODS, changed, fields=f"metadata.name={pod['metadata']['name']}")
     pods.start()
-    with changed:
-        changed.wait_for(lambda: pods.listed, 30)
-    uid = pod["metadata"]["uid"]
-    before: deque[str] = deque(maxlen=tail)
-    live = threading.Event()
+    pods.wait_until_listed(LIST_SECONDS)
+    uid, seen = pod["metadata"]["uid"], SeenLines()
 
-    def take(line: Line) -> None:
-        if live.is_set() or (tail is None and follow):
-            click.echo(line.text)
-        else:
-            before.append(line.text)
+    def reader(take: Callable[[str], None]) -> PodLog:
+        return PodLog(cluster, lambda: pods.find(uid), changed, lambda line: take(line.text), lambda: seen)
 
     if pods.find(uid) is None:
         return
-    log = PodLog(cluster, lambda: pods.find(uid), changed, take, SeenLines())
+    if tail is not None or not follow:
+        before: deque[str] = deque(maxlen=tail)
+        _read_to_now(reader(before.append), pod)
+        _show(before, None)
+    if follow and pods.find(uid) is not None:
+        log = reader(click.echo)
+        log.start()
+        while log.is_alive():
+            log.join(POLL_SECONDS)
+            pods.objects()  # raises what keeps the log from being told that its pod has ended
+
+
+def _read_to_now(log: PodLog, pod: Object) -> None:
+    """Reads what a pod has written so far. When this returns, nobody adds to it any more."""
     log.start()
-    if not follow:
-        log.finish(60)
-    elif tail is not None:
-        time.sleep(1.0)  # what was there before has been read by then
-    _show(before, None)
-    live.set()
-    log.join()
+    log.finish(READ_SECONDS)
+    if log.is_alive():
+        raise RetryableError(
+            f"its log has not come in {READ_SECONDS:.0f} s", where=pod["metadata"]["name"], hint="run the same again"
+        )
 
 
 def _stored(run: Run, step: str, rank: int) -> Iterator[str]:
@@ -146,12 +150,49 @@ def _show_local(found: Found, stage: str | None, follow: bool, tail: int | None)
     if not path.is_file():
         raise UserError("has no log yet", where=str(path), hint="see `rlhf status`")
     with path.open(encoding="utf-8", errors="replace") as file:
-        _show((line.rstrip("\n") for line in file if _is_of(line, stage)), tail)
-        while follow and any(record.state == "running" for record in found.run.steps()):
-            for line in file:
-                if _is_of(line, stage):
-                    click.echo(line.rstrip("\n"))
+        growing = _Growing(file, stage)
+        _show(growing.lines(), tail)
+        while follow:
+            follow = _goes_on(found.run, stage)  # asked before the last look at the file
             time.sleep(POLL_SECONDS)
+            _show(growing.lines(), None)
+
+
+class _Growing:
+    """A file that somebody else writes to, line by line.
+
+    Args:
+        file: The file.
+        stage: The step whose lines are wanted; None: all.
+    """
+
+    def __init__(self, file: TextIO, stage: str | None) -> None:
+        self._file, self._stage = file, stage
+        self._begun = ""
+
+    def lines(self) -> Iterator[str]:
+        """The lines that were written since the last call; one that is being written comes with the next."""
+        for piece in self._file:
+            self._begun += piece
+            if self._begun.endswith("\n"):
+                line, self._begun = self._begun.rstrip("\n"), ""
+                if _is_of(line, self._stage):
+                    yield line
+
+
+def _goes_on(run: Run, step: str | None) -> bool:
+    """Whether a run of this machine, or a step of it, will say more.
+
+    A driver that was killed leaves its step's record as it was, so that the record alone does not tell.
+    """
+    place = run.place()
+    if place is None or not place.is_alive():
+        return False
+    states = {record.step: record.state for record in run.steps()}
+    if step in states:
+        return states[step] == "running"
+    # Between two steps none runs. What goes on on another machine, which shares the folder, only the records tell.
+    return place.is_here or "running" in states.values()
 
 
 def _is_of(line: str, stage: str | None) -> bool:

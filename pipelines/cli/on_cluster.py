@@ -7,9 +7,10 @@ from pathlib import Path, PurePosixPath
 
 from components.common.config import read_config_file
 from components.common.errors import UserError
-from components.launcher.access import CONFIG_MAP
+from components.common.store import is_s3
 from components.launcher.cluster import CONFIG_MAPS, SECRETS, ApiError, Cluster
 from components.launcher.config import LauncherConfig
+from components.names import CONFIG_MAP
 from components.prepare.config import RunConfig
 from pipelines.cli.parameters import embed_config
 
@@ -33,17 +34,26 @@ def check_paths(config: RunConfig, store: str) -> None:
     Raises:
         UserError: Naming the path, and how pods can have it.
     """
-    mounted = [PurePosixPath(mount["mountPath"]) for mount in config.launcher.volume_mounts]
-    if not store.startswith("s3://") and not _is_mounted(store, mounted):
+    if not is_s3(store) and not _is_mounted(store, _mounted(config)):
         raise UserError(
             "is a folder of this machine, which pods cannot see",
             where=f"--store {store}",
-            hint="give s3://BUCKET/PREFIX, or set RLHF_STORE in the ConfigMap rlhf-stack",
+            hint=f"give s3://BUCKET/PREFIX, or set RLHF_STORE in the ConfigMap {CONFIG_MAP}",
         )
+    check_sources(config)
+
+
+def check_sources(config: RunConfig) -> None:
+    """Refuses a model and data that are on this machine only.
+
+    Raises:
+        UserError: Naming the path, and how pods can have it.
+    """
     sources = {"model": config.model.source}
     for task, part in config.data:
         for index, source in enumerate(getattr(part, "sources", [])):
             sources[f"data.{task}.sources[{index}]"] = source.path
+    mounted = _mounted(config)
     for name, path in sources.items():
         if "://" not in path and Path(path).expanduser().exists() and not _is_mounted(path, mounted):
             raise UserError(
@@ -63,7 +73,7 @@ def check_secret(cluster: Cluster, config: LauncherConfig, store: str) -> None:
     try:
         cluster.ask("GET", cluster.path(SECRETS, name))
     except ApiError as error:
-        if store.startswith("s3://") and error.status == 404:
+        if is_s3(store) and error.status == 404:
             keys = " ".join(f"--from-literal={key}=…" for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"))
             raise UserError(
                 "there is no such Secret",
@@ -82,6 +92,10 @@ def pod_endpoint(cluster: Cluster, config: LauncherConfig, ours: str) -> str:
     """
     data = (cluster.get(CONFIG_MAPS, CONFIG_MAP) or {}).get("data") or {}
     return "" if config.store.endpoint_url or data.get("AWS_ENDPOINT_URL") else ours
+
+
+def _mounted(config: RunConfig) -> list[PurePosixPath]:
+    return [PurePosixPath(mount["mountPath"]) for mount in config.launcher.volume_mounts]
 
 
 def _is_mounted(path: str, mounted: list[PurePosixPath]) -> bool:

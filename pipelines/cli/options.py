@@ -1,4 +1,4 @@
-"""Options that the commands for inference share."""
+"""Options that several commands share, most of them those for inference."""
 
 from __future__ import annotations
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import click
 
-from components.common.store import is_s3
+from components.common.store import is_s3, named_root
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-DEFAULT_STORE = "rlhf-store"
 _PLACES = click.Choice(["local", "kubernetes"])
 
 
@@ -41,15 +39,11 @@ def reached(on: str, namespace: str, uri: str | None) -> Iterator[str]:
         from components.launcher.access import cluster_access
 
         with cluster_access(namespace):
-            yield _named(uri)
-    elif is_s3(_named(uri)):
+            yield named_root(uri)
+    elif is_s3(named_root(uri)):
         from components.launcher.forward import store_endpoint
 
         with store_endpoint(namespace):
-            yield _named(uri)
+            yield named_root(uri)
     else:
-        yield _named(uri)
-
-
-def _named(uri: str | None) -> str:
-    return uri or os.environ.get("RLHF_STORE") or DEFAULT_STORE
+        yield named_root(uri)

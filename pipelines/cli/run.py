@@ -16,21 +16,23 @@ import click
 
 from components.common.errors import UserError
 from components.common.flows import FLOWS
-from components.common.store import open_store
+from components.common.store import named_root, open_store
 from components.launcher.record import Place, Run
 from components.prepare.config import RunConfig
 from components.prepare.resolve import Request, resolve
 from pipelines.cli.driver import drive
 from pipelines.cli.errors import reported
+from pipelines.cli.options import HELP_NAMES
 from pipelines.cli.parameters import parse_parameters
 
 if TYPE_CHECKING:
     from components.launcher.cluster import Cluster
 
 DEFAULT_PIPELINE = Path(__file__).parents[1] / "rlhf.py"
+DEFAULT_PRESET = "tiny-cpu"
 
 
-@click.command("run", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("run", context_settings=HELP_NAMES)
 @click.argument("arguments", nargs=-1, metavar="[PIPELINE.py] [KEY=VALUE]...")
 @click.option("-p", "--preset", help="Name of a preset, or a YAML file; default tiny-cpu, the example.")
 @click.option("--config", help="YAML file laid over the preset.")
@@ -73,7 +75,7 @@ def run(
             code = _run_on_cluster(file, parameters, store, started, namespace, verbose)
         else:
             checked(file, parameters)
-            code = _start(file, Run(open_store(store or "rlhf-store"), started), parameters, {}, verbose)
+            code = _start(file, Run(open_store(named_root(store)), started), parameters, {}, verbose)
     sys.exit(code)
 
 
@@ -87,9 +89,9 @@ def asked(arguments: Sequence[str], named: Mapping[str, str | int | None]) -> tu
     Raises:
         UserError: There is no such file, or an argument is malformed.
     """
-    file, pairs = _split(arguments)
+    file, pairs = split(arguments)
     given = {name: value for name, value in named.items() if value is not None}
-    parameters = {"preset": "tiny-cpu", **parse_parameters(pairs), **given}
+    parameters = {"preset": DEFAULT_PRESET, **parse_parameters(pairs), **given}
     for name in ("config", "model", "data", "preset"):
         parameters[name] = _absolute(name, str(parameters.get(name, "")))
     return file, parameters
@@ -100,7 +102,7 @@ def checked(file: Path, parameters: Mapping[str, str | int]) -> RunConfig | None
     if not is_ours(file):
         return None
     request = {name: value for name, value in parameters.items() if name != "launcher_image"}
-    return resolve(Request(**request, pipeline=file.stem))  # type: ignore[arg-type]
+    return resolve(Request(**{"preset": DEFAULT_PRESET, **request}, pipeline=file.stem))  # type: ignore[arg-type]
 
 
 def is_ours(file: Path) -> bool:
@@ -108,7 +110,12 @@ def is_ours(file: Path) -> bool:
     return file.resolve().parent == DEFAULT_PIPELINE.parent and file.stem in FLOWS
 
 
-def _split(arguments: Sequence[str]) -> tuple[Path, Sequence[str]]:
+def split(arguments: Sequence[str]) -> tuple[Path, Sequence[str]]:
+    """The pipeline file of a command line, by default the first of ours, and the arguments after it.
+
+    Raises:
+        UserError: There is no such file.
+    """
     if arguments and arguments[0].endswith(".py") and "=" not in arguments[0]:
         file = Path(arguments[0])
         if not file.is_file():
@@ -141,7 +148,7 @@ def _run_on_cluster(
     config = checked(file, parameters)
     ours = os.environ.get("AWS_ENDPOINT_URL", "")
     with cluster_access(namespace or (config.launcher.namespace if config else "")) as cluster:
-        root = store or os.environ.get("RLHF_STORE", "rlhf-store")
+        root = named_root(store)
         if config is not None:
             check_paths(config, root)
             check_secret(cluster, config.launcher, root)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from components.common.errors import RlhfError, UserError
-from components.common.store import open_store
+from components.common.store import is_s3, named_root, open_store
 from components.launcher.record import Place, Run
 
 if TYPE_CHECKING:
@@ -50,13 +50,13 @@ def found_run(run_id: str | None, store: str | None, namespace: str) -> Iterator
     """
     from components.launcher.access import cluster_access
 
-    if namespace or (store or "").startswith("s3://"):
+    if namespace or is_s3(store or ""):
         with cluster_access(namespace) as cluster:
             run = _run(run_id, store or os.environ.get("RLHF_STORE", ""))
             place = run.place()
             yield Found(run, place, _cluster_of(place, cluster, namespace))
         return
-    run = _run(run_id, store or "rlhf-store")
+    run = _run(run_id, named_root(store))
     place = run.place()
     if place is None or place.on == "local":
         yield Found(run, place, None)

@@ -13,13 +13,14 @@ from components.common.errors import error_from_dict
 from components.common.flows import DEFAULT_FLOW, flow_steps
 from components.launcher.record import Place, Run, StepRecord
 from pipelines.cli.errors import reported
+from pipelines.cli.options import HELP_NAMES
 from pipelines.cli.runs import Found, found_run, options
 
 if TYPE_CHECKING:
     from components.launcher.cluster import Cluster, Object
 
 
-@click.command("status", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("status", context_settings=HELP_NAMES)
 @click.argument("run", required=False)
 @options
 def status(run: str | None, store: str | None, namespace: str) -> None:
@@ -92,15 +93,13 @@ def _pipeline(run: Run) -> str:
 
 
 def _jobs(cluster: Cluster, run: str) -> list[JobView]:
-    from components.launcher.cancel import jobs_of
-    from components.launcher.cluster import PODS
-    from components.launcher.job import LABEL_RUN, STEP
+    from components.launcher.job import STEP
+    from components.launcher.run_objects import is_owned, jobs_of, pods_of
 
-    pods = cluster.list(PODS, {LABEL_RUN: run})
+    pods = pods_of(cluster, run)
     views = []
     for _, item in jobs_of(cluster, run):
-        uid = item["metadata"]["uid"]
-        own = [pod for pod in pods if any(o["uid"] == uid for o in pod["metadata"].get("ownerReferences", []))]
+        own = [pod for pod in pods if is_owned(pod, [item["metadata"]["uid"]])]
         step = item["metadata"].get("annotations", {}).get(STEP, "")
         views.append(JobView(step, item["metadata"]["name"], _job_state(item), tuple(map(_pod_line, own))))
     return views

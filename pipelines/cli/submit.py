@@ -16,20 +16,23 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from components.common.errors import RetryableError, UserError
+from components.common.store import is_s3
+from components.names import LAUNCHER_ACCOUNT
 from pipelines.cli.errors import reported
-from pipelines.cli.parameters import embed_config, parse_parameters
-from pipelines.cli.run import DEFAULT_PIPELINE, is_ours
+from pipelines.cli.options import HELP_NAMES
+from pipelines.cli.parameters import parse_parameters
+from pipelines.cli.run import checked, is_ours, split
 
 if TYPE_CHECKING:
     from pipelines.cli.home import Home
 
 ENDED = {"SUCCEEDED": 0, "SKIPPED": 0, "FAILED": 1, "CANCELED": 1}
 POLL_SECONDS = 2.0
+AWAY_SECONDS = 60.0  # how long the API server may be away while we wait; the run goes on without us
 IMAGES = ("RLHF_REGISTRY", "RLHF_VERSION", "RLHF_IMAGE")
-ACCOUNT = "rlhf-launcher"  # may make training jobs; KFP's own default need not
 
 
-@click.command("submit", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("submit", context_settings=HELP_NAMES)
 @click.argument("arguments", nargs=-1, metavar="[PIPELINE.py] [KEY=VALUE]...")
 @click.option("-e", "--experiment-name", default="rlhf", show_default=True, help="Experiment that the run belongs to.")
 @click.option("-r", "--run-name", help="Name of the run; by default the pipeline's with date and time.")
@@ -53,22 +56,27 @@ def submit(
     from the ConfigMap rlhf-stack; with --endpoint, from RLHF_REGISTRY, RLHF_VERSION and RLHF_IMAGE.
     """
     # The client of Kubernetes takes half a second to import, which --help shall not wait for.
-    from components.prepare.resolve import Request, resolve
     from pipelines.cli.home import Home, find_home
+    from pipelines.cli.on_cluster import embed_files
 
     with reported():
-        is_file = bool(arguments) and arguments[0].endswith(".py") and "=" not in arguments[0]
-        file = Path(arguments[0]) if is_file else DEFAULT_PIPELINE
-        if not file.is_file():
-            raise UserError("no such file", where=str(file), hint="give the path of a pipeline file")
-        parameters = embed_config(parse_parameters(arguments[1:] if is_file else arguments))
-        if is_ours(file):  # a typo must not cost a run on the cluster
-            known = {name: value for name, value in parameters.items() if name in ("config", "overrides", "seed")}
-            preset = str(parameters.get("preset", "tiny-cpu"))
-            resolve(Request(preset, **known, pipeline=file.stem))  # type: ignore[arg-type]
+        file, pairs = split(arguments)
+        parameters = parse_parameters(pairs)
+        _check(file, parameters)
+        parameters = embed_files(parameters)
         home = Home(namespace) if endpoint else find_home(namespace)
         code = _submit(file, parameters, experiment_name, run_name, wait, home, endpoint)
     sys.exit(code)
+
+
+def _check(file: Path, parameters: dict[str, str | int]) -> None:
+    """Sees that a run is possible: a typo must not cost one on the cluster. What is in a bucket is seen there alone."""
+    from pipelines.cli.on_cluster import check_sources
+
+    elsewhere = {name for name in ("config", "data") if is_s3(str(parameters.get(name, "")))}
+    config = checked(file, {name: value for name, value in parameters.items() if name not in elsewhere})
+    if config is not None:
+        check_sources(config)
 
 
 def _submit(
@@ -101,7 +109,7 @@ def _submit(
                     run_name=name,
                     experiment_name=experiment_name,
                     namespace=home.namespace,
-                    service_account=ACCOUNT if is_ours(file) else None,
+                    service_account=LAUNCHER_ACCOUNT if is_ours(file) else None,
                 )
         except Exception as error:
             raise _api_error(error, endpoint) from error
@@ -126,7 +134,7 @@ def _client(endpoint: str | None, namespace: str) -> Any:
 def _api_error(error: Exception, endpoint: str | None) -> Exception:
     status = getattr(error, "status", None)
     detail = " ".join(str(getattr(error, "reason", None) or error).split())[:300]
-    if status is not None and 400 <= int(status) < 500:
+    if status is not None and 400 <= int(status) < 500 and int(status) != 429:
         return UserError(f"the API server refused: {status} {detail}", where=endpoint or "Kubeflow Pipelines")
     return RetryableError(
         f"no answer from Kubeflow Pipelines: {detail}",
@@ -138,17 +146,30 @@ def _api_error(error: Exception, endpoint: str | None) -> Exception:
 def _wait(client: Any, run_id: str, endpoint: str | None) -> int:
     """Polls a run; kfp's own wait does not know that a run can be cancelled, which Argo ends as failed."""
     shown: str | None = ""
-    cancelled = False
+    cancelled, answered, away = False, time.monotonic(), False
     while True:
         try:
             state = client.get_run(run_id).state  # None until the controller has seen the run
         except Exception as error:
-            raise _api_error(error, endpoint) from error
+            told = _api_error(error, endpoint)
+            if isinstance(told, UserError) or time.monotonic() - answered > AWAY_SECONDS:
+                raise told from error
+            if not away:
+                _tell(f"{told}; trying for {AWAY_SECONDS:.0f} s more")
+            away = True
+            time.sleep(POLL_SECONDS)
+            continue
+        if away:
+            _tell("it answers again")
+        answered, away = time.monotonic(), False
         cancelled |= state == "CANCELING"
         if state != shown:
-            word = "CANCELED" if cancelled and state == "FAILED" else state or "PENDING"
-            click.echo(f"{time.strftime('%H:%M:%S')} {word}")
+            _tell("CANCELED" if cancelled and state == "FAILED" else state or "PENDING")
             shown = state
         if state in ENDED:
             return ENDED[state]
         time.sleep(POLL_SECONDS)
+
+
+def _tell(text: str) -> None:
+    click.echo(f"{time.strftime('%H:%M:%S')} {text}")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from components.launcher.access import CONFIG_MAP, SECRET
 from components.launcher.cluster import CONFIG_MAPS, SECRETS, ApiError, Cluster, Kind
 from components.launcher.rules import RULES
+from components.names import CONFIG_MAP, LAUNCHER_ACCOUNT, SECRET, STAGE_ACCOUNT
 from pipelines.doctor.finding import Finding
 
 ACCOUNTS = Kind("/api/v1", "serviceaccounts")
@@ -92,8 +92,8 @@ def check_namespace(cluster: Cluster) -> Iterator[Finding]:
         labels = None
     yield from _security(labels)
     wanted = (
-        ("account", ACCOUNTS, "rlhf-launcher"),
-        ("account", ACCOUNTS, "rlhf-stage"),
+        ("account", ACCOUNTS, LAUNCHER_ACCOUNT),
+        ("account", ACCOUNTS, STAGE_ACCOUNT),
         ("ConfigMap", CONFIG_MAPS, CONFIG_MAP),
         ("Secret", SECRETS, SECRET),
     )

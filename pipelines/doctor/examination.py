@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from components.common.errors import RlhfError
-from components.common.store import is_s3
+from components.common.store import is_s3, named_root
 from pipelines.doctor.finding import Check, Finding, examine
 
 MARKS = {"ok": "ok", "warning": "warn", "failed": "FAIL"}
@@ -67,7 +67,7 @@ def _here(wanted: Wanted, *, alone: bool) -> Iterator[Finding]:
     from pipelines.doctor import here
     from pipelines.doctor.stored import check_store
 
-    root = wanted.store or os.environ.get("RLHF_STORE", "rlhf-store")
+    root = named_root(wanted.store)
     yield from here.check_python()
     yield from here.check_packages()
     yield from here.check_memory()

@@ -84,7 +84,9 @@ def look_at(namespace):
     assert "sft step" in logs.stdout, logs
 
 
-def test_a_stages_pod_reads_its_inputs_and_writes_its_own_folders_only(cluster, namespace, bucket, lent, monkeypatch):
+def test_a_stages_pod_reads_its_inputs_and_writes_its_own_folders_only(
+    cluster, namespace, bucket, lent, monkeypatch, tmp_path
+):
     steps = Steps(cluster, namespace, bucket, lent)
     for name, value in steps.variables().items():
         monkeypatch.setenv(name, value)
@@ -92,9 +94,11 @@ def test_a_stages_pod_reads_its_inputs_and_writes_its_own_folders_only(cluster, 
     launcher = steps.launch("--steps=600", "--pause=0.5")
     launcher.wait_for("sft step 2/")
     secret = cluster.core.read_namespaced_secret(steps.name, namespace)
-    assert set(secret.data) == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
+    assert set(secret.data) == {"credentials"}
     assert secret.metadata.owner_references[0].kind == "PyTorchJob"
-    variables = {name: decoded(value) for name, value in secret.data.items()}
+    keys = tmp_path / "credentials"
+    keys.write_text(decoded(secret.data["credentials"]))
+    variables = {"AWS_SHARED_CREDENTIALS_FILE": str(keys), "AWS_ACCESS_KEY_ID": ""}
     code = "import sys; from components.common.store import open_store; s = open_store(sys.argv[1]); "
     own = python("-c", code + f"s.write('work/sft/{steps.key}/x', b'')", bucket.root, **variables)
     assert own.returncode == 0, own.stderr

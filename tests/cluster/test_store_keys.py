@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import threading
+
 import pytest
 
 from components.common.errors import UserError
@@ -16,7 +20,7 @@ OWN = "artifacts/rl/abc"
 
 
 @pytest.fixture
-def limited(store, monkeypatch):
+def limited(store, monkeypatch, tmp_path):
     """The store, opened with keys for one input, one result and the work on it; and as its owner sees it."""
     store.write("runs/r/config.yaml", b"seed: 1")
     store.write("runs/r2/config.yaml", b"secret")
@@ -28,8 +32,9 @@ def limited(store, monkeypatch):
     )
     assert given
     assert given.secret_key not in repr(given)
-    for name, value in given.environment().items():
-        monkeypatch.setenv(name, value)
+    (tmp_path / "credentials").write_text(given.text())
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     return S3Store(store.root), store
 
 
@@ -81,6 +86,30 @@ def test_nothing_else_can(limited, own_cache, ask):
     with pytest.raises(UserError, match=r"access denied|cannot be deleted"):
         ask(store)
     assert owner.bucket.entries("") == before
+
+
+def test_keys_are_taken_up_while_a_process_works_and_waited_for_when_theirs_are_over(store, tmp_path, monkeypatch):
+    make(store)
+    make(store, prefix="artifacts/sft/other")
+    first, second = (
+        session_credentials(store.root, [prefix], [OWN], seconds=3600) for prefix in (PREFIX, "artifacts/sft/other")
+    )
+    file = tmp_path / "credentials"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+
+    def put(text):
+        (tmp_path / "new").write_text(text)
+        os.replace(tmp_path / "new", file)
+
+    put(first.text())
+    limited = S3Store(store.root)
+    assert limited.read(f"{PREFIX}/manifest.json")
+    with pytest.raises(UserError, match="access denied"):
+        limited.read("artifacts/sft/other/manifest.json")
+    put(dataclasses.replace(first, access_key="F" * 20, session_token="over").text())  # MinIO forgets such keys
+    threading.Timer(1.0, put, [second.text()]).start()
+    assert limited.read("artifacts/sft/other/manifest.json")
 
 
 def test_where_there_are_none(limited, tmp_path):

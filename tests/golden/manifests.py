@@ -9,13 +9,13 @@ import yaml
 
 from components.common.flows import flow_stages
 from components.data.config import READERS
-from components.launcher.access import CONFIG_MAP, SECRET
 from components.launcher.config import LauncherConfig
 from components.launcher.job import StageJob, stage_job
 from components.launcher.objects import to_object
 from components.launcher.placement import placements, read_placement
 from components.launcher.pod import HUB_SECRET
 from components.launcher.rules import role_rules
+from components.names import CONFIG_MAP, SECRET
 
 Object = dict[str, Any]
 

@@ -18,8 +18,10 @@ from urllib.parse import parse_qs, urlparse
 
 import yaml
 
+from tests.support.port_forward import forward
+
 PATH = re.compile(
-    r"/(?:api|apis/[^/]+)/v1(?:alpha1)?/namespaces/(?P<ns>[^/]+)/(?P<kind>[a-z]+)(?:/(?P<name>[^/]+))?(?P<log>/log)?"
+    r"/(?:api|apis/[^/]+)/v1(?:alpha1)?/namespaces/(?P<ns>[^/]+)/(?P<kind>[a-z]+)(?:/(?P<name>[^/]+))?(?P<below>/log|/portforward)?"
 )
 
 
@@ -61,11 +63,12 @@ class _Quiet(ThreadingHTTPServer):
 
 
 class ApiServer:
-    """The server; `objects[kind][name]` is what it holds."""
+    """The server; `objects[kind][name]` is what it holds, `ports[pod]` the port of this machine that is the pod's."""
 
     def __init__(self) -> None:
         self.objects: dict[str, dict[str, dict]] = {}
         self.logs: dict[str, list[Container]] = {}
+        self.ports: dict[str, int] = {}
         self.faults: list[Fault] = []
         self.requests: list[str] = []
         self.changed = threading.Condition()
@@ -221,8 +224,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(200, {"gitVersion": "v1.34.0"})
         elif found is None:
             self._error(404, "the server could not find the requested resource")
-        elif found["log"]:
+        elif found["below"] == "/log":
             self._log(found["name"], query)
+        elif found["below"]:
+            self._forward(found["name"])
         elif query.get("watch"):
             self._watch(found["kind"], query)
         else:
@@ -299,6 +304,13 @@ class _Handler(BaseHTTPRequestHandler):
                 state.changed.wait(0.2)
         self._chunk(b"")
 
+    def _forward(self, pod: str) -> None:
+        if pod not in self.server_state.objects.get("pods", {}):
+            self._error(404, f'pods "{pod}" not found')
+        else:
+            self.server_state._streams.add(self.connection)
+            forward(self, self.server_state.ports[pod])
+
     def _begin_stream(self) -> None:
         self.server_state._streams.add(self.connection)
         self.send_response(200)
@@ -330,9 +342,9 @@ class _Handler(BaseHTTPRequestHandler):
 def _selected(item: dict, query: dict) -> bool:
     labels = item["metadata"].get("labels", {})
     wanted = [pair.split("=") for pair in query.get("labelSelector", "").split(",") if pair]
-    named = re.fullmatch(r"metadata.name=(.+)", query.get("fieldSelector", "") or "x")
+    named = re.fullmatch(r"(metadata|involvedObject)\.name=(.+)", query.get("fieldSelector", ""))
     return all(labels.get(name) == value for name, value in wanted) and (
-        named is None or item["metadata"]["name"] == named[1]
+        named is None or item.get(named[1], {}).get("name") == named[2]
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,8 @@ class Server:
     """What the server was sent and what it answers.
 
     Attributes:
-        states: States of a run, one for each time it is asked for; the last one stays.
+        states: States of a run, one for each time it is asked for; the last one stays. A number is the status of a
+            failure, 0 cuts the connection.
         refuse: Status with which a new run is answered, 0 to accept it.
         runs: The bodies of the runs that were created.
         paths: Where they were sent.
@@ -30,7 +32,7 @@ class Server:
     """
 
     url: str = ""
-    states: list[str | None] = field(default_factory=lambda: ["PENDING", "RUNNING", "SUCCEEDED"])
+    states: list[str | int | None] = field(default_factory=lambda: ["PENDING", "RUNNING", "SUCCEEDED"])
     refuse: int = 0
     runs: list[dict[str, Any]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
@@ -52,7 +54,7 @@ class Server:
         path.write_text(json.dumps(content))
         return str(path)
 
-    def next_state(self) -> str | None:
+    def next_state(self) -> str | int | None:
         """The run's state at this request."""
         state = self.states[min(self.asked, len(self.states) - 1)]
         self.asked += 1
@@ -76,6 +78,14 @@ def kfp_server() -> Iterator[Server]:
             self.end_headers()
             self.wfile.write(content)
 
+        def answer_run(self, state: str | int | None) -> None:
+            if state == 0:
+                self.connection.shutdown(socket.SHUT_RDWR)
+            elif isinstance(state, int):
+                self.answer(state, {"error": "away"})
+            else:
+                self.answer(200, {"run_id": "r1", "state": state})
+
         def do_GET(self) -> None:
             path = urlparse(self.path).path
             config_map = re.fullmatch(r"/api/v1/namespaces/([^/]+)/configmaps/rlhf-stack", path)
@@ -86,7 +96,7 @@ def kfp_server() -> Iterator[Server]:
             elif path.endswith("/healthz"):
                 self.answer(200, {"multi_user": False})
             elif path.endswith("/runs/r1"):
-                self.answer(200, {"run_id": "r1", "state": server.next_state()})
+                self.answer_run(server.next_state())
             elif path.endswith("/experiments"):
                 self.answer(200, {"experiments": [{"experiment_id": "e1", "display_name": "rlhf"}]})
             else:

@@ -1,13 +1,15 @@
 """What was fetched once is kept while there is room, and given to one process at a time to complete."""
 
+import fcntl
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
-from components.common import cache
+from components.common import cache, heartbeat
 from components.common.errors import UserError
 from tests.support.commands import ROOT
 
@@ -51,7 +53,7 @@ def test_processes_wait_for_the_one_that_brings(root, tmp_path):
     code = f"""
 import time
 from pathlib import Path
-from components.common import cache
+from components.common import cache, heartbeat
 def bring(files, parts):
     if not (files / "a").exists():
         with open({str(tmp_path / "calls")!r}, "a") as file: file.write("x")
@@ -63,6 +65,16 @@ assert (cache.fetched("one", 1, bring) / "a").read_text() == "x"
     started = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(3)]
     assert [process.wait(timeout=60) for process in started] == [0, 0, 0]
     assert (tmp_path / "calls").read_text() == "x"
+
+
+def test_who_waits_for_the_one_that_brings_gives_signs_of_life(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(heartbeat, "beat", lambda: given.append(1))
+    with (tmp_path / "lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        threading.Timer(0.5, fcntl.flock, [other, fcntl.LOCK_UN]).start()
+        with cache.locked(tmp_path / "lock"):
+            assert given
 
 
 @pytest.fixture

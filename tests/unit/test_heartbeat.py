@@ -6,8 +6,11 @@ import time
 
 import pytest
 
-from components.common import heartbeat
+from components.common import heartbeat, mirror
 from components.common.logs import LOG, Progress, keep_log, note, say
+from components.common.remote_checkpoints import RemoteCheckpoints
+from components.common.s3_access import Access
+from components.common.s3_bucket import Bucket
 
 
 @pytest.fixture
@@ -51,6 +54,24 @@ def test_they_are_written_now_and_then_only(tmp_path):
         heartbeat.beat(step)
     assert (tmp_path / heartbeat.FILE).stat().st_mtime_ns == written
     heartbeat.stop()
+
+
+def test_they_are_in_the_store_while_a_checkpoint_is_brought_from_it(tmp_path, monkeypatch):
+    sent = []
+    monkeypatch.setattr(mirror, "EVERY", 0.02)
+    monkeypatch.setattr(mirror, "upload", lambda bucket, files, what: sent.append(what))
+
+    def restore(_checkpoints):
+        end = time.monotonic() + 20
+        while heartbeat.FILE not in sent:
+            assert time.monotonic() < end, "whoever looks for a hang sees nothing"
+            time.sleep(0.02)
+
+    monkeypatch.setattr(RemoteCheckpoints, "restore", restore)
+    bucket = Bucket("b", Access("http://127.0.0.1:1", "us-east-1", "key", "secret"))
+    with mirror.work_folder(bucket, "work/sft/k/r", tmp_path / "r", writes=True):
+        sent.clear()
+    assert not (tmp_path / "r").exists()
 
 
 def test_the_log_has_what_is_said_and_what_is_noted(tmp_path, capsys):

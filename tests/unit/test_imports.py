@@ -56,6 +56,12 @@ def test_the_data_step_runs_without_torch(tokenizer, tmp_path):
     assert list(tmp_path.rglob("manifest.json"))
 
 
+def test_the_models_of_training_jobs_are_loaded_by_whoever_makes_one():
+    needed = "import components.launcher.cluster_run"
+    assert "kubernetes" in loaded(needed)
+    assert "kubeflow" not in loaded(needed)
+
+
 @pytest.mark.parametrize("library", IMPORTERS)
 def test_libraries_are_imported_where_they_belong(library):
     paths = [path for path in sorted((ROOT / "components").rglob("*.py")) if library in imported(path)]

@@ -5,8 +5,12 @@ import dataclasses
 import json
 import os
 import platform
+import re
+import threading
 import time
+from pathlib import Path
 
+import click
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -20,7 +24,7 @@ from components.launcher.log_store import StoredLog
 from components.launcher.objects import to_object
 from components.launcher.record import Place, Run, StepRecord
 from components.prepare.resolve import Request, resolve
-from pipelines.cli import main
+from pipelines.cli import driver, logs, main
 from pipelines.cli.local_pipeline import leave_parameters_alone
 from pipelines.cli.on_cluster import check_paths, embed_files
 from tests.support.api_server import ApiServer
@@ -70,7 +74,7 @@ def test_status_says_what_steps_jobs_and_pods_do(run, job):
     assert "namespace rlhf" in out
     lines = [" ".join(line.split()) for line in out.splitlines()]
     assert "prepare done 2.5 s" in lines
-    assert any(line.startswith("sft running 5.") and line.endswith(job.name) for line in lines)
+    assert any(re.fullmatch(rf"sft running \d+\.\d s {job.name}", line) for line in lines)
     assert f"pod {job.name}-master-0 Running" in lines
     assert "reward waiting" in lines
 
@@ -102,6 +106,90 @@ def test_logs_of_a_local_run_are_in_its_file(run):
     run.begin(Place.here("local"))
     run.store.write("runs/r1/run.log", b"noise\nsft step 1/3\nrl step 1/3\n")
     assert rlhf("logs", "sft", "--store", run.store.root).output == "sft step 1/3\n"
+
+
+class Following(threading.Thread):
+    """`rlhf logs -f` beside the test."""
+
+    def __init__(self, *arguments):
+        super().__init__(daemon=True)
+        self.arguments, self.output = arguments, None
+        self.start()
+
+    def run(self):
+        self.output = rlhf("logs", "-f", *self.arguments).output
+
+    def all(self):
+        self.join(120)
+        assert not self.is_alive(), "it does not end"
+        return self.output.splitlines()
+
+
+@pytest.fixture
+def local(run, monkeypatch):
+    """A run of this machine, which this process drives: adds text to its log."""
+    monkeypatch.setattr(logs, "POLL_SECONDS", 0.2)
+    run.begin(Place.here("local"))
+    path = Path(run.store.root) / "runs" / "r1" / "run.log"
+    path.write_text("sft step 1/3\n")
+
+    def write(text):
+        with path.open("a") as file:
+            file.write(text)
+
+    return write
+
+
+def test_a_local_step_is_followed_to_its_last_line(run, local):
+    following = Following("sft", "--store", run.store.root)
+    time.sleep(0.5)
+    local("sft step 2/3\nrl step 1/9\nsft st")
+    time.sleep(0.5)
+    local("ep 3/3\n")
+    run.write(StepRecord("sft", "sft", "done", time.time(), 1.0))
+    local("sft ✓ 1.0 s\n")
+    assert following.all() == ["sft step 1/3", "sft step 2/3", "sft step 3/3", "sft ✓ 1.0 s"]
+
+
+def test_a_local_run_is_followed_from_step_to_step_until_its_driver_has_ended(run, local):
+    run.write(StepRecord("sft", "sft", "done", time.time(), 1.0))
+    following = Following("--store", run.store.root)
+    time.sleep(0.5)
+    local("rl step 1/3\n")
+    run.write(StepRecord("rl", "rl", "running", time.time()))
+    time.sleep(0.5)
+    assert following.is_alive()
+    run.begin(dataclasses.replace(Place.here("local"), began="1"))  # it was killed: rl is never said to have ended
+    assert following.all() == ["sft step 1/3", "rl step 1/3"]
+
+
+def test_what_was_there_is_cut_to_its_tail_and_what_comes_then_is_not(run, job, server, monkeypatch):
+    shown_slowly, echo = iter(range(400)), click.echo
+
+    def slow(text):
+        time.sleep(0.003 if next(shown_slowly, None) is not None else 0)
+        echo(text)
+
+    monkeypatch.setattr(click, "echo", slow)
+    operator = FakeOperator(server, job.name)
+    server.write_log(operator.pod(), *(f"old {n}" for n in range(600)))
+    following = Following("sft", "--tail", "400", "--store", run.store.root)
+    for n in range(300):  # many of them while the tail is being shown
+        time.sleep(0.01)
+        server.write_log(operator.pod(), f"new {n}")
+    server.wait_for(lambda: any("follow=true" in request for request in server.requests))
+    for n in range(300, 350):
+        server.write_log(operator.pod(), f"new {n}")
+    operator.succeed()
+    shown = following.all()
+    assert shown == [*(f"old {n}" for n in range(600)), *(f"new {n}" for n in range(350))][-len(shown) :]
+    assert 450 <= len(shown) <= 750
+
+
+def test_the_log_of_a_driver_that_was_killed_has_all_its_lines(tmp_path):
+    with driver._log(tmp_path / "run.log") as log:
+        log.write("sft step 1/3\n")
+        assert (tmp_path / "run.log").read_text() == "sft step 1/3\n"
 
 
 def test_cancel_deletes_the_jobs_and_keeps_steps_from_beginning(run, job, server):

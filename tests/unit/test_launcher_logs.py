@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from components.common.store import DirectoryStore
-from components.launcher import log_store
+from components.launcher import log_store, pod_logs
 from components.launcher.cluster import connect
 from components.launcher.log_lines import Line, SeenLines
 from components.launcher.log_store import StoredLog, read_log, stored_logs
@@ -32,7 +32,7 @@ class Reader:
             lambda: server.objects.get("pods", {}).get(POD),
             self.changed,
             lambda line: self.lines.append(line.text),
-            seen or SeenLines(),
+            lambda: seen or SeenLines(),
         )
         self.log.start()
 
@@ -131,6 +131,19 @@ def test_errors_of_the_log_endpoint_are_survived(server):
     server.faults += [Fault("/log", 500, times=2), Fault("/log", 429), Fault("/log", 0)]
     server.logs[POD] = [Container([(stamp(1), "there")], ended=True)]
     reader = Reader(server)
+    reader.status("Succeeded", terminated={})
+    assert reader.all() == ["there"]
+
+
+def test_a_line_after_a_long_silence_comes_at_once(server, monkeypatch):
+    monkeypatch.setattr(pod_logs, "SILENCE_SECONDS", 1.2)  # after which the log is asked for again
+    monkeypatch.setattr(pod_logs, "_PAUSES", (0.1, 60.0))
+    server.logs[POD] = [Container()]
+    reader = Reader(server)
+    reader.status("Running", running={})
+    server.wait_for(lambda: sum("/log" in request for request in server.requests) > 3)
+    server.write_log(POD, "there")
+    ended(server)
     reader.status("Succeeded", terminated={})
     assert reader.all() == ["there"]
 

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,11 @@ from components.common.errors import InputError, RetryableError, RlhfError, User
 from components.common.store import DirectoryStore
 from components.launcher import acquire, cluster_run, follow, job_logs
 from components.launcher.config import LauncherConfig
+from components.launcher.credentials import StoreKeys
 from components.launcher.job import stage_job
+from components.launcher.log_lines import Line
+from components.launcher.log_store import StoredLog
+from components.launcher.objects import to_object
 from components.launcher.record import Run
 from tests.support.api_server import ApiServer, Fault
 from tests.support.fake_operator import FakeOperator
@@ -79,6 +84,20 @@ def test_a_job_is_made_followed_and_cleared_away(server, step, capsys):
     assert "sft step 1/2\nsft step 2/2\n" in capsys.readouterr().out
     assert job.name not in server.objects["pytorchjobs"]
     assert not server.objects["pods"]
+
+
+def test_the_keys_of_its_pods_are_looked_after_while_a_job_runs(server, step, monkeypatch):
+    looks = []
+    monkeypatch.setattr(StoreKeys, "renew", lambda keys: looks.append(keys))
+    launcher, operator = Launcher(step()), FakeOperator(server, step().name)
+    operator.await_job()
+    operator.run_pod()
+    server.wait_for(lambda: any("/log" in request for request in server.requests))
+    seen = len(looks)
+    time.sleep(0.5)
+    assert len(looks) > seen
+    operator.succeed()
+    assert launcher.result() is None
 
 
 def test_creation_waits_for_a_webhook_that_is_being_rolled_out(server, step):
@@ -217,6 +236,62 @@ def test_a_retryable_end_is_left_to_the_operator_and_told(server, step, capsys):
     assert out.index("step 1/2") < out.index("step 2/2")
 
 
+def test_a_pods_lines_wait_for_nothing(server, step, capsys, monkeypatch):
+    files = DirectoryStore.files
+
+    def slow(store, prefix):
+        time.sleep(30 if "logs" in prefix else 0)
+        return files(store, prefix)
+
+    monkeypatch.setattr(DirectoryStore, "files", slow)
+    monkeypatch.setattr(follow, "TICK_SECONDS", 30.0)
+    job = step()
+    launcher, operator = Launcher(job), FakeOperator(server, job.name)
+    operator.await_job()
+    server.wait_for(lambda: sum("watch=true" in request for request in server.requests) == 2)
+    operator.create_pod()
+    operator.run_pod()
+    server.wait_for(lambda: any("/log" in request for request in server.requests), 5)
+    server.write_log(operator.pod(), "sft step 1/2")
+    end = time.monotonic() + 5
+    while "sft step 1/2" not in capsys.readouterr().out:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    operator.succeed()
+    assert launcher.result() is None
+
+
+def test_lines_that_an_earlier_launcher_stored_are_not_printed_again(server, step, capsys, monkeypatch):
+    monkeypatch.setattr(job_logs, "AGAIN_SECONDS", 0.1)
+    resume, away = StoredLog.resume, iter(range(3))
+
+    def resumed(log):
+        if next(away, None) is not None:
+            raise RetryableError("the store is away")
+        return resume(log)
+
+    monkeypatch.setattr(StoredLog, "resume", resumed)
+    job = step()
+    made = server.put("pytorchjobs", {**to_object(job), "status": {"conditions": []}})
+    operator = FakeOperator(server, job.name)
+    operator.run_pod()
+    server.write_log(operator.pod(), "sft step 1/3", "sft step 2/3")
+    uid = server.objects["pods"][operator.pod()]["metadata"]["uid"]
+    stored = StoredLog(DirectoryStore(Path(job.root)), f"{job.work}/logs", f"{operator.pod()}.{uid[:8]}")
+    for stamp, text in server.logs[operator.pod()][0].lines:
+        stored.append(Line(stamp, text))
+    stored.flush()
+    launcher = Launcher(job)
+    server.wait_for(lambda: any("/log" in request for request in server.requests))
+    server.write_log(operator.pod(), "sft step 3/3")
+    operator.succeed()
+    assert launcher.result() is None, made
+    out = capsys.readouterr().out
+    assert "step 2/3" not in out
+    assert "sft step 3/3" in out
+    assert out.count("the logs cannot be stored for now: the store is away") == 1
+
+
 @pytest.mark.parametrize(
     ("ended", "kind", "said"),
     [
@@ -232,6 +307,7 @@ def test_a_failed_jobs_reason_is_found_though_its_pods_are_cleared_away(server, 
     operator.run_pod()
     code = ended.pop("code")
     operator.set_container(operator.end_container(code, **ended), phase="Failed")
+    server.wait_for(lambda: any("/log" in request and "follow" not in request for request in server.requests))
     time.sleep(0.3)
     server.drop("pods", operator.pod())
     if job.name in server.objects["pytorchjobs"]:
@@ -287,6 +363,20 @@ def test_pods_that_wait_for_what_will_not_come_are_given_up_soon(server, step, r
 
 def test_an_operator_that_does_not_take_a_job_up_is_named(server, step):
     assert "has not taken the job up" in Launcher(step()).error_of(RetryableError)
+
+
+def test_events_are_asked_for_now_and_then_and_only_those_of_the_job(server, step):
+    job = step()
+    launcher, operator = Launcher(job), FakeOperator(server, job.name)
+    operator.await_job()
+    operator.condition("Created")
+    server.wait_for(lambda: any("/events" in request for request in server.requests))
+    time.sleep(1.0)  # the job is looked at twenty times
+    (asked,) = [request for request in server.requests if "/events" in request]
+    assert f"fieldSelector=involvedObject.name%3D{job.name}" in asked
+    operator.run_pod()
+    operator.succeed()
+    assert launcher.result() is None
 
 
 def test_what_forbids_the_pods_is_said(server, step):
@@ -410,14 +500,11 @@ def test_a_failed_pod_beside_the_one_that_runs_is_no_missing_start(server, step)
     assert launcher.result() is None
 
 
-def test_a_job_is_left_alone_when_it_is_we_who_cannot_see_it(server, step, monkeypatch):
-    def gone(_stored):
-        raise RetryableError("the store is gone")
-
-    monkeypatch.setattr(job_logs.StoredLog, "resume", gone)
+def test_a_job_is_left_alone_when_it_is_we_who_cannot_see_it(server, step):
+    server.faults.append(Fault("GET .*watch=true", 403, "watching is forbidden", times=1000))
     job = step()
     launcher, operator = Launcher(job), FakeOperator(server, job.name)
     operator.await_job()
     operator.run_pod()
-    assert "the store is gone" in launcher.error_of(RetryableError)
+    assert "watching is forbidden" in launcher.error_of(UserError)
     assert job.name in server.objects["pytorchjobs"]

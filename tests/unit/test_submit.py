@@ -5,6 +5,8 @@ import socket
 import pytest
 import yaml
 
+from components.common.errors import RetryableError, UserError
+from pipelines.cli import submit
 from tests.support import pipelines
 from tests.support.commands import kfp, rlhf
 from tests.support.kfp_server import kfp_server
@@ -45,9 +47,36 @@ def test_a_setting_that_the_pipeline_would_ignore_is_not_sent(server):
 
 def test_a_local_configuration_is_sent_as_text(server, tmp_path):
     (tmp_path / "c.yaml").write_text("sft: {max_steps: 3}\n")
-    result = rlhf("submit", "--endpoint", server.url, f"config={tmp_path / 'c.yaml'}")
+    (tmp_path / "p.yaml").write_text("model: {source: scratch}\n")
+    files = [f"config={tmp_path / 'c.yaml'}", f"preset={tmp_path / 'p.yaml'}"]
+    result = rlhf("submit", "--endpoint", server.url, *files)
     assert result.returncode == 0, result.stderr
-    assert yaml.safe_load(server.runs[0]["runtime_config"]["parameters"]["config"]) == {"sft": {"max_steps": 3}}
+    sent = server.runs[0]["runtime_config"]["parameters"]
+    assert yaml.safe_load(sent["config"]) == {"sft": {"max_steps": 3}}
+    assert yaml.safe_load(sent["preset"]) == {"model": {"source": "scratch"}}
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("data=FOLDER", "data.sft.sources[0]: FOLDER/sft.jsonl is on this machine, where pods cannot read it"),
+        ("model=FOLDER", "model: FOLDER is on this machine, where pods cannot read it; `rlhf put FOLDER`"),
+        ("data=FOLDER/none", "FOLDER/none: no such folder, or it is empty"),
+    ],
+)
+def test_a_model_or_data_that_no_pod_can_read_is_not_sent(server, tmp_path, argument, words):
+    (tmp_path / "sft.jsonl").write_text("{}\n")
+    result = rlhf("submit", "--endpoint", server.url, argument.replace("FOLDER", str(tmp_path)))
+    assert result.returncode == 2
+    assert words.replace("FOLDER", str(tmp_path)) in result.stderr
+    assert not server.runs
+
+
+def test_what_is_in_a_bucket_is_left_to_the_run(server):
+    arguments = ["preset=t4x4-1b", "model=s3://b/artifacts/upload/m", "data=s3://b/d"]
+    result = rlhf("submit", "--endpoint", server.url, *arguments)
+    assert result.returncode == 0, result.stderr
+    assert server.runs[0]["runtime_config"]["parameters"] == dict(pair.split("=") for pair in arguments)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +96,40 @@ def test_waiting_ends_with_the_runs_state(server, states, code):
     assert shown[-1] == ("CANCELED" if "CANCELING" in states else states[-1])
     assert shown[0] == states[0] or states[0] is None
     assert "None" not in shown
+
+
+def test_an_api_server_that_is_away_for_a_while_does_not_end_the_waiting(server):
+    server.states = ["RUNNING", 503, 503, 0, "SUCCEEDED"]
+    result = kfp("run", "submit", "-w", "--endpoint", server.url, "pipelines/rlhf.py")
+    assert result.returncode == 0, result.stderr
+    said = [line.split(" ", 1)[1] for line in result.stdout.splitlines() if line[2:3] == ":"]
+    assert said[0] == "RUNNING"
+    assert "no answer from Kubeflow Pipelines" in said[1]
+    assert "trying for 60 s more" in said[1]
+    assert said[2:] == ["it answers again", "SUCCEEDED"]
+
+
+class AwayError(Exception):
+    """What kfp's client raises."""
+
+    def __init__(self, status):
+        self.status, self.reason = status, "oh"
+
+
+@pytest.mark.parametrize(("status", "kind"), [(503, RetryableError), (404, UserError)])
+def test_one_that_stays_away_or_refuses_does(monkeypatch, status, kind):
+    monkeypatch.setattr(submit, "AWAY_SECONDS", 0.3)
+    monkeypatch.setattr(submit, "POLL_SECONDS", 0.1)
+    asked = []
+
+    class Client:
+        def get_run(self, run_id):
+            asked.append(run_id)
+            raise AwayError(status)
+
+    with pytest.raises(kind):
+        submit._wait(Client(), "r1", None)
+    assert len(asked) == 1 if status == 404 else len(asked) > 1
 
 
 @pytest.mark.parametrize("given", ["option", "context", "only one"])
