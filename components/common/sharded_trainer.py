@@ -5,6 +5,7 @@ So a checkpoint can be gone on from with or without sharding, and with any numbe
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,10 @@ class ShardedCheckpoints(Trainer):  # type: ignore[misc]
         state = torch.load(Path(checkpoint, _OPTIMIZER), map_location="cpu", weights_only=True, mmap=True)
         self.optimizer.load_state_dict(split_optimizer_state(self.optimizer, state))
         self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint, _SCHEDULER), weights_only=True))
+
+    def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
+        """Sums gradients after each micro-batch: until they are summed, each process holds all of them whole."""
+        return nullcontext()
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)

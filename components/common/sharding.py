@@ -126,15 +126,18 @@ def in_step(model: Any, transformer: nn.Module) -> Iterator[None]:
         return
     device = local(next(model.parameters())).device
 
-    def announce(working: float) -> bool:
-        return distributed.sum_over_ranks(torch.tensor([working], device=device)).item() > 0
+    def anyone_works(mine: float) -> bool:
+        return distributed.sum_over_ranks(torch.tensor([mine], device=device)).item() > 0
 
-    hook = transformer.register_forward_pre_hook(lambda *_: None if announce(1) else None)
+    def announce(*_: Any) -> None:
+        anyone_works(1)
+
+    hook = transformer.register_forward_pre_hook(announce)
     model.unshard()  # the head is read without the model's own forward
     try:
         yield
         hook.remove()
-        while announce(0):
+        while anyone_works(0):
             transformer(input_ids=torch.zeros(1, 1, dtype=torch.long, device=device), use_cache=False)
     finally:
         hook.remove()
@@ -168,7 +171,7 @@ def _split(stage: str, model: Any, mesh: Any, policy: DevicePolicy) -> None:
 
 
 def _settle(model: Any, policy: DevicePolicy) -> None:
-    """Makes a first forward pass, which decides which module is the outermost and which gathered parameters are trained.
+    """Makes a first forward pass, which decides what the outermost module is and which gathered parameters are trained.
 
     Measurements start inside the model, and with adapters off: a first pass of theirs would decide otherwise.
     """

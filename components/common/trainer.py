@@ -30,7 +30,6 @@ from components.common.sharding import is_sharded
 from components.common.stage import Job
 from components.common.training import TrainingConfig
 
-
 _USABLE = 0.95  # of free memory: the allocator wastes some
 
 

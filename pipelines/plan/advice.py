@@ -48,9 +48,7 @@ def advise(stage: str, config: RunConfig, total: Total, limit: float) -> Advice 
     return None
 
 
-def _together(
-    changes: list[list[tuple[str, ...]]], config: RunConfig, total: Total, limit: float
-) -> Advice | None:
+def _together(changes: list[list[tuple[str, ...]]], config: RunConfig, total: Total, limit: float) -> Advice | None:
     """The fewest changes that make a stage fit together; of each kind the strongest before the next is begun."""
     together: tuple[str, ...] = ()
     for steps in changes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from components.common.training import LoraSettings, TrainingConfig
+from components.common.training import TrainingConfig
 from components.data.config import DataConfig
 from components.dpo.config import DpoConfig
 from components.evaluate.config import EvaluateConfig

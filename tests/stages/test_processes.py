@@ -27,9 +27,9 @@ def inputs(toy_run, stage: str) -> list[str]:
     return ["--config", str(toy_run.config), *(part for n, uri in found.items() for part in ("--input", f"{n}={uri}"))]
 
 
-def train(toy_run, stage: str, store: Path, processes: int) -> Path:
+def train(toy_run, stage: str, store: Path, processes: int, *more: str) -> Path:
     """Folder of a short run's artifact."""
-    settings = [f"max_steps={STEPS}", "num_samples=2", *SETTINGS[stage]]
+    settings = [f"max_steps={STEPS}", "num_samples=2", *SETTINGS[stage], *more]
     arguments = [part for setting in settings for part in ("--set", f"{stage}.{setting}")]
     arguments += ["--output", str(store), "--nproc", str(processes)]
     result = python("-m", f"components.{stage}", *inputs(toy_run, stage), *arguments)
