@@ -50,7 +50,7 @@ def compare(case: str) -> dict[str, Any]:
     scaler, optimizer = torch.amp.GradScaler("cpu", init_scale=4.0), _adam(split)
     reference = _adam(alone)
     for step, overflows in enumerate((False, True, False)):
-        _gradients(alone, split, scaler.get_scale())
+        _gradients(alone, split, scaler)
         if step == 0:
             found["gradients_apart"] = _apart(split, alone, "grad", scaler.get_scale())
         if overflows and distributed.rank() == 1:
@@ -99,14 +99,19 @@ def _answers(model: Any, policy: DevicePolicy) -> list[list[int]]:
     return [ids.tolist() for ids in generate(model, mine, sampling, policy, max_tokens=20)]
 
 
-def _gradients(alone: Any, split: Any, scale: float) -> None:
+def _gradients(alone: Any, split: Any, scaler: torch.amp.GradScaler) -> None:
     ids = torch.randint(5, 300, (4, 12), generator=torch.Generator().manual_seed(5))
     mine = ids[2 * distributed.rank() :][:2]
-    for model, rows, times in ((alone, ids, 1), (split, mine, distributed.world_size() * scale)):
-        with label_head(model):
-            for part in rows.split(1):  # accumulated
-                nll, _ = model(input_ids=part, labels=part)
-                (nll / TOKENS * times).backward()
+    for part in ids.split(1):  # accumulated
+        _loss(alone, part).backward()
+    for part in mine.split(1):
+        scaler.scale(_loss(split, part) * distributed.world_size()).backward()
+
+
+def _loss(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    with label_head(model):
+        nll, _ = model(input_ids=ids, labels=ids)
+    return nll / TOKENS
 
 
 def _apart(split: Any, alone: Any, what: str, scale: float) -> float:
