@@ -1,4 +1,7 @@
-"""Stages whose model is split between two processes (FSDP2): the results of one process, and exact resume."""
+"""Stages whose model is split between two processes (FSDP2): all parameters, exact resume.
+
+That they learn what one process learns is in test_processes.py.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,10 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from tests.stages.test_processes import STEPS, inputs, train
+from tests.stages.test_processes import inputs, train
 from tests.support.commands import python
 from tests.support.interrupted import StageCommand, after_step
 
-STAGES = ("pretrain", "sft", "reward", "dpo")
 FSDP2 = "sharding=fsdp2"
 
 
@@ -28,26 +30,7 @@ def apart(one: Path, other: Path, file: str) -> float:
     return max((tensor - weights[1][name]).abs().max().item() for name, tensor in weights[0].items())
 
 
-def metrics(artifact: Path) -> dict:
-    return json.loads((artifact / "manifest.json").read_bytes())["metrics"]
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_split_model_learns_what_a_whole_one_learns(run_of, tmp_path, stage):
-    one = train(run_of(stage), stage, tmp_path / "1", 1)
-    split = train(run_of(stage), stage, tmp_path / "2", 2, FSDP2)
-    curves = [[json.loads(line) for line in (a / "metrics.jsonl").read_text().splitlines()] for a in (one, split)]
-    assert len(curves[0]) == len(curves[1]) == STEPS
-    for alone, shared in zip(*curves, strict=True):
-        for name in ("loss", "grad_norm"):
-            assert shared[name] == pytest.approx(alone[name], rel=1e-4, abs=1e-5)
-    assert apart(one, split, "adapter_model.safetensors") < 1e-5
-    assert one.name == split.name  # one key: the same result
-    for moment in ("before", "after"):
-        for name, value in metrics(one)[moment].items():
-            assert metrics(split)[moment][name] == pytest.approx(value, rel=1e-4, abs=1e-4), name
-
-
+@pytest.mark.long
 def test_all_parameters_are_trained_and_saved_whole(toy_run, tmp_path):
     settings = ("lora=null", "learning_rate=1e-4", "activation_checkpointing=true")
     one = train(toy_run, "sft", tmp_path / "1", 1, *settings)
@@ -75,15 +58,24 @@ def result(store: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in artifact.iterdir() if p.suffix in (".safetensors", ".jsonl")}
 
 
-BEST = ["num_eval_prompts=2", "eval_steps=4", "load_best_model_at_end=true"]
+def test_a_process_killed(toy_run, tmp_path):
+    """Of one that trains all parameters: weights and optimizer state are split as well."""
+    wanted = command(toy_run, "sft", "lora=null", "learning_rate=1e-3", "num_eval_prompts=2")
+    assert wanted.run(tmp_path / "undisturbed").code == 0
+    store = tmp_path / "disturbed"
+    killed = wanted.run(store, after_step(5), signal.SIGKILL, whom=last_rank)
+    assert killed.code == 75, killed.output
+    check_finishes(wanted, store, tmp_path / "undisturbed")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("stage", "settings"),
     [
-        ("sft", ["lora.lora_dropout=0.1", *BEST]),
-        ("sft", ["lora=null", "learning_rate=1e-3", "num_eval_prompts=2"]),
+        ("pretrain", []),
+        ("sft", ["lora.lora_dropout=0.1", "num_eval_prompts=2", "eval_steps=4", "load_best_model_at_end=true"]),
         ("reward", ["lora.lora_dropout=0.1", "per_device_train_batch_size=2"]),
+        ("dpo", ["num_eval_prompts=2", "per_device_train_batch_size=2"]),
     ],
 )
 def test_stopped_then_a_process_killed(run_of, tmp_path, stage, settings):
@@ -96,12 +88,18 @@ def test_stopped_then_a_process_killed(run_of, tmp_path, stage, settings):
     killed = wanted.run(store, after_step(7), signal.SIGKILL, whom=last_rank)
     assert killed.code == 75, killed.output
     assert "goes on after step" in killed.output
+    check_finishes(wanted, store, tmp_path / "undisturbed")
+
+
+def check_finishes(wanted: StageCommand, store: Path, undisturbed: Path) -> None:
+    """Runs a command that was interrupted to its end: the result is that of a run that was not."""
     finished = wanted.run(store)
     assert finished.code == 0, finished.output
     assert "goes on after step" in finished.output
-    assert result(store) == result(tmp_path / "undisturbed")
+    assert result(store) == result(undisturbed)
 
 
+@pytest.mark.long
 def test_a_checkpoint_serves_with_and_without_sharding(toy_run, tmp_path):
     split = command(toy_run, "sft", "num_eval_prompts=2")
     whole = StageCommand("sft", [argument for argument in split.arguments if argument != f"sft.{FSDP2}"])
