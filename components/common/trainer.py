@@ -218,6 +218,8 @@ def try_longest(training: Training, rows: int) -> None:
 
 
 def _make_trainer(training: Training, limit: int, callback: TrainerCallback) -> Any:
+    if is_sharded(training.model):
+        training.model.reshard()  # the optimizer is to be given parts, never what is gathered for a pass
     trainer = training.make(trainer_arguments(training.job, training.policy, limit), callback)
     float32_trainables(training.model)  # TRL makes adapters on a 4-bit base bfloat16, which a T4 does not have
     return trainer

@@ -25,9 +25,10 @@ class PairTrainer(ShardedCheckpoints, DPOTrainer):  # type: ignore[misc]
     def __init__(self, model: Any, **kwargs: Any) -> None:
         # A given adapter may be trained already, so TRL copies it to be the reference if it is given none. Ours starts
         # at zero: the base with the adapter off, which TRL uses where it has neither, gives the same and costs nothing.
-        super().__init__(model=model, ref_model=_NoModel(model.config), **kwargs)
-        self.accelerator._models.remove(self.ref_model)
-        self.ref_model = None
+        nobody = _NoModel(model.config)
+        super().__init__(model=model, ref_model=nobody, **kwargs)
+        self.accelerator._models.remove(nobody)
+        self.ref_model: Any = None
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         """Leaves the rows as they are; TRL would render and encode text that we no longer have."""

@@ -7,10 +7,12 @@ import json
 import pytest
 import torch
 
+from components.common.config import validate
 from components.common.device import DevicePolicy
 from components.common.errors import UserError
 from components.common.sharding import build_sharded, fill, is_sharded, local, whole
 from components.dpo.config import DpoConfig
+from components.rl.config import RlConfig
 from components.sft.config import SftConfig
 from tests.support.commands import ROOT, python
 
@@ -61,6 +63,11 @@ def test_one_process_has_nobody_to_share_with():
 def test_weights_in_four_bits_are_refused():
     with pytest.raises(ValueError, match="sharding cannot split weights in 4 bits"):
         SftConfig(sharding="fsdp2", load_in_4bit=True)
+
+
+def test_rl_is_not_split():
+    with pytest.raises(UserError, match=r"rl\.sharding: unknown field"):
+        validate(RlConfig, {"sharding": "fsdp2"}, "rl", "run.yaml")
 
 
 @pytest.mark.parametrize("config", [SftConfig, DpoConfig])
