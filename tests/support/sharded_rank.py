@@ -27,10 +27,14 @@ TOKENS = 44  # labels of the batch below
 
 
 def build(case: str, policy: DevicePolicy) -> Any:
-    """A tiny model, its head tied to its embedding; `half` has a float16 base under a float32 adapter."""
+    """A tiny model, its head tied to its embedding.
+
+    `half` has a float16 base under a float32 adapter; `full` trains all parameters, and `mixed` computes with them in
+    float16 where it is split.
+    """
     assert policy.device == CPU
     model = tiny_model("bloom" if case == "bloom" else "llama", _tokenizer(), tie_word_embeddings=True).train()
-    if case != "full":
+    if case not in ("full", "mixed"):
         model = get_peft_model(model.to(policy.compute_dtype), lora_config(model, LoraSettings(r=3), "CAUSAL_LM"))
         randomise_lora(model, "default")
     float32_trainables(model)
@@ -39,7 +43,7 @@ def build(case: str, policy: DevicePolicy) -> Any:
 
 def compare(case: str) -> dict[str, Any]:
     """Answers, gradients and steps of both models."""
-    policy = DevicePolicy(CPU, torch.float16 if case == "half" else torch.float32)
+    policy = DevicePolicy(CPU, torch.float16 if case in ("half", "mixed") else torch.float32)
     alone = build(case, policy)
     split = build_sharded("sft", policy, lambda p: build(case, p))
     assert is_sharded(split)
@@ -133,7 +137,7 @@ def _tokenizer() -> Any:
 def main(folder: Path) -> None:
     """Writes what each case gave, a file for each process."""
     distributed.start(CPU)
-    found = [compare(case) for case in ("lora", "half", "full", "bloom")]
+    found = [compare(case) for case in ("lora", "half", "full", "mixed", "bloom")]
     (folder / f"{distributed.rank()}.json").write_text(json.dumps(found))
 
 
