@@ -36,9 +36,8 @@ def found(tmp_path_factory):
 )
 def test_it_gives_the_answers_gradients_and_steps_of_a_whole_one(found, case, apart):
     for rank in found[case]:
-        assert (
-            rank["same_answers"] or case == "mixed"
-        )  # though the processes write different numbers of tokens, in different batches
+        # Though the processes write different numbers of tokens, in different batches.
+        assert rank["same_answers"] or case == "mixed"
         assert rank["gradients_apart"] < apart
         assert rank["moved"] == [True, False, True]  # the second step overflows on one process, and is skipped on both
         assert rank["weights_apart"] < apart
