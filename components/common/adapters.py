@@ -13,6 +13,8 @@ from torch import Tensor
 from components.common.artifacts import check_stands_on
 from components.common.errors import InputError, UserError
 from components.common.logs import say
+from components.common.models import score_head
+from components.common.sharding import fill
 from components.common.stage import Job
 
 ADAPTER = "adapter"  # name of the input
@@ -50,7 +52,7 @@ def add_adapter(job: Job[Any], model: Any, fresh: Any) -> Any:
         if head is None:
             raise InputError("the adapter has no score head", where=given.uri, hint="give one that reward has made")
         with torch.no_grad():
-            adapted.get_base_model().score.modules_to_save["default"].weight.copy_(head)
+            score_head(adapted).copy_(head)
     say(job.name, f"goes on from {given.uri}: r {config.r}, lora_alpha {config.lora_alpha:g}")
     return adapted
 
@@ -94,8 +96,7 @@ def load_adapter_weights(model: Any, folder: Path, adapter: str) -> Tensor | Non
             raise InputError(
                 f"tensor {name} of shape {tuple(tensor.shape)} has no place in this model", where=str(folder)
             )
-        with torch.no_grad():
-            target.copy_(tensor)
+        fill(target, tensor)
         unfilled.discard(place)
     if unfilled:
         raise InputError(f"there are no weights for {min(unfilled)}", where=str(folder))

@@ -46,7 +46,9 @@ class Answers:
         return {"prompts": len(self.right), **share}
 
 
-def answer_exchanges(model: CausalLM, exchanges: Sequence[Exchange], max_new_tokens: int, num_samples: int) -> Answers:
+def answer_exchanges(
+    model: CausalLM, exchanges: Sequence[Exchange], max_new_tokens: int, num_samples: int, max_tokens: int
+) -> Answers:
     """Answers the prompts greedily and compares with the references.
 
     Args:
@@ -54,10 +56,11 @@ def answer_exchanges(model: CausalLM, exchanges: Sequence[Exchange], max_new_tok
         exchanges: What to ask.
         max_new_tokens: Longest answer.
         num_samples: How many answers are kept as text.
+        max_tokens: Positions in a batch, prompts and answers.
     """
     stop = (Chat(model.tokenizer).end_of_turn_id,)
     prompts = [exchange.prompt for exchange in exchanges]
-    written = generate_shared(model.model, prompts, Sampling(max_new_tokens, stop), model.policy)
+    written = generate_shared(model.model, prompts, Sampling(max_new_tokens, stop), model.policy, max_tokens=max_tokens)
 
     def text(ids: NDArray[np.int64]) -> str:
         return str(model.tokenizer.decode(ids, skip_special_tokens=True)).strip()

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from components.common import distributed
+from components.common.sharding import fill, whole
 from components.common.training import TrainingConfig
 
 _WEIGHTS, _FACTS = "best.safetensors", "best.json"
@@ -21,7 +22,7 @@ class BestWeights:
     """The trained weights with the lowest held-out loss so far.
 
     Args:
-        model: Its trainable parameters are what is kept, on the CPU.
+        model: Its trainable parameters are what is kept, whole, on the CPU of each process.
         config: Says how often to measure, when to stop and whether to take the best weights in the end.
         measure: Computes the held-out loss of the model as it is.
     """
@@ -50,7 +51,7 @@ class BestWeights:
         if loss < self._loss:
             self._loss, self._step, self._waited = loss, step, 0
             if self._config.load_best_model_at_end:
-                self._weights = {name: p.detach().cpu().clone() for name, p in self._trainable()}
+                self._weights = {name: whole(p.detach()).cpu().clone() for name, p in self._trainable()}
         else:
             self._waited += 1
         return loss
@@ -64,7 +65,7 @@ class BestWeights:
         if not self._weights:
             return None
         for name, parameter in self._trainable():
-            parameter.data.copy_(self._weights[name])
+            fill(parameter, self._weights[name])
         return self._step
 
     def save(self, checkpoint: Path) -> None:

@@ -18,7 +18,9 @@ from components.common.models import (
     save_adapter,
     save_model,
     save_tokenizer,
+    whole_model,
 )
+from components.common.sharding import build_sharded, is_sharded, whole_trainables
 from components.common.stage import Job, Result
 from components.common.tokenizer import load_tokenizer
 from components.common.trainer import seed_everything
@@ -59,16 +61,22 @@ def build_causal_lm(job: Job[Any], *, random_weights: bool = False) -> CausalLM:
     seed_everything(job.seed)
     tokenizer = load_tokenizer(job.folder("model"))
     folder = job.folder("model")
-    if random_weights:
-        model = new_causal_lm(folder, policy)
-    else:
-        model = load_causal_lm(folder, policy, full_precision=config.lora is None, load_in_4bit=config.load_in_4bit)
-    if config.lora is None:
-        refuse_adapter(job)
-    else:
-        model = add_adapter(job, model, lora_config(model, config.lora, "CAUSAL_LM"))
-    float32_trainables(model)
-    return CausalLM(model, tokenizer, policy)
+    full = config.lora is None
+
+    def build(policy: DevicePolicy) -> Any:
+        if random_weights:
+            model = new_causal_lm(folder, policy)
+        else:
+            model = load_causal_lm(folder, policy, full_precision=full, load_in_4bit=config.load_in_4bit)
+        if config.lora is None:
+            refuse_adapter(job)
+        else:
+            model = add_adapter(job, model, lora_config(model, config.lora, "CAUSAL_LM"))
+        float32_trainables(model)
+        return model
+
+    sharded = config.sharding == "fsdp2"
+    return CausalLM(build_sharded(job.name, policy, build) if sharded else build(policy), tokenizer, policy)
 
 
 def save_causal_lm(job: Job[Any], trained: CausalLM, metrics: dict[str, Any], samples: list[Sample]) -> Result:
@@ -76,11 +84,13 @@ def save_causal_lm(job: Job[Any], trained: CausalLM, metrics: dict[str, Any], sa
     full = job.config.lora is None
     metrics = {**metrics, "trainable_parameters": parameter_count(trained.model, trainable=True)}
     tokenizer: dict[str, str] = {}
+    weights = whole_trainables(trained.model) if is_sharded(trained.model) else None
     if distributed.is_main():
         if full:
-            save_model(trained.model, job.out, job.folder("model"))
+            model = trained.model if weights is None else whole_model(trained.model, weights)
+            save_model(model, job.out, job.folder("model"))
         else:
-            save_adapter(trained.model, job.out, base=job.plan.parents()["model"].uri)
+            save_adapter(trained.model, job.out, base=job.plan.parents()["model"].uri, weights=weights)
         tokenizer = save_tokenizer(trained.tokenizer, job.out)
         copy_curves(job.work, job.out)
         write_jsonl(job.out / "samples.jsonl", samples)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
 
@@ -41,6 +42,18 @@ def barrier() -> None:
     """Waits for all processes."""
     if world_size() > 1:
         dist.barrier()
+
+
+@contextmanager
+def in_turn() -> Iterator[None]:
+    """Lets the processes of a machine go through a block one after another; all processes must come here."""
+    before = int(os.environ.get("LOCAL_RANK", "0"))
+    after = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - before
+    for _ in range(before):
+        barrier()
+    yield
+    for _ in range(after):
+        barrier()
 
 
 def shard(items: Sequence[Item]) -> Sequence[Item]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import nn
 
 from components.common import distributed, heartbeat
 from components.common.device import DevicePolicy
+from components.common.sharding import in_step, is_sharded
 from components.data.table import TokenTable
 
 HEAD_ROWS = 512  # positions whose logits exist at a time: 512 × 151,000 float32 are 0.3 GB
@@ -80,12 +81,17 @@ class PairScores:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Inference mode without dropout; the training mode and the random state are afterwards as they were."""
+    """Inference mode without dropout; the training mode and the random state are afterwards as they were.
+
+    Each process may make as many forward passes as it likes, but processes may exchange nothing else meanwhile.
+    """
     training = model.training
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    # What FSDP gathers in inference mode it could not use in training.
+    mode = torch.no_grad() if is_sharded(model) else torch.inference_mode()
     model.eval()
     try:
-        with torch.random.fork_rng(devices), torch.inference_mode():
+        with torch.random.fork_rng(devices), mode, in_step(model, backbone(model)):
             yield
     finally:
         model.train(training)
@@ -218,6 +224,7 @@ def score_sequences(
     rows: Sequence[NDArray[np.int64]],
     policy: DevicePolicy,
     max_tokens: int,
+    during: AbstractContextManager[None] | None = None,
 ) -> NDArray[np.float64]:
     """Scores token sequences with a reward function over padded batches.
 
@@ -226,13 +233,14 @@ def score_sequences(
         rows: Token ids of each sequence.
         policy: Device and type.
         max_tokens: Positions in a batch.
+        during: Entered to score, left before processes exchange scores; inference mode by default.
 
     Returns:
         Scores of shape (rows,), in the order given.
     """
     batches = batches_by_length([len(row) for row in rows], max_tokens)
     results: list[tuple[int, float]] = []
-    with torch.inference_mode(), autocast(policy):
+    with during or torch.inference_mode(), autocast(policy):
         for batch in distributed.shard(batches):
             heartbeat.beat()
             ids, mask = pad([rows[i] for i in batch], 0, policy.device)

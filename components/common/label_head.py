@@ -95,7 +95,7 @@ class _HeadLoss(torch.autograd.Function):
         correct = torch.zeros((), dtype=torch.long, device=states.device)
         # In float32: the scale of the loss comes later, and half precision would lose what is small without it.
         of_states = torch.empty(states.shape, device=states.device)
-        of_trained = [torch.zeros_like(parameter) for parameter in trained]
+        of_trained = [torch.zeros(parameter.shape, device=states.device) for parameter in trained]
         for part, wanted, place in zip(
             states.split(at_once), targets.split(at_once), of_states.split(at_once), strict=True
         ):
@@ -109,13 +109,13 @@ class _HeadLoss(torch.autograd.Function):
                 sums += gradient
             total += nll.detach()
             correct += (logits.detach().argmax(-1) == wanted).sum()
-        ctx.gradients, ctx.dtype = (of_states, *of_trained), states.dtype
+        ctx.gradients, ctx.dtypes = (of_states, *of_trained), [states.dtype, *(p.dtype for p in trained)]
         ctx.mark_non_differentiable(correct)
         return total, correct
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, scale: torch.Tensor, _: Any) -> tuple[torch.Tensor | None, ...]:
-        of_states, *of_trained = (gradient.mul_(scale) for gradient in ctx.gradients)
+        scaled = [gradient.mul_(scale).to(dtype) for gradient, dtype in zip(ctx.gradients, ctx.dtypes, strict=True)]
         ctx.gradients = ()  # scaled in place: a second pass would scale them twice
-        return None, None, None, of_states.to(ctx.dtype), *of_trained
+        return None, None, None, *scaled

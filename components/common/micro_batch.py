@@ -10,6 +10,7 @@ from torch import nn
 from components.common import distributed
 from components.common.errors import UserError
 from components.common.logs import say
+from components.common.sharding import local
 
 # What comes on top of gradients in training: Adam's two moments and the copy that a step works on.
 _FLOATS_FOR_EACH_PARAMETER = 3
@@ -29,27 +30,71 @@ def fitting(stage: str, rows: int, attempt: Callable[[int], None], device: torch
     Raises:
         UserError: Not even one row fits.
     """
-    while not _fits(rows, attempt, device):
+    while not _all_agree(_fits(rows, attempt, device), device):
         if rows == 1:
-            raise UserError(
-                "one row does not fit the GPU's memory",
-                where=f"{stage}.per_device_train_batch_size=1",
-                hint=f"set {stage}.activation_checkpointing=true, shorter rows in data.{stage}, or a smaller lora.r",
-            )
+            raise _too_large(stage)
         rows //= 2
         say(stage, f"out of memory: trying per_device_train_batch_size={rows}; the global batch stays")
     return rows
 
 
+def reckoned(stage: str, rows: int, attempt: Callable[[int], int], device: torch.device, free: int) -> int:
+    """Like `fitting`, for a model that is split among processes: only one row is tried, more are reckoned from it.
+
+    A process that ran out of memory in the middle of a pass would leave the others waiting for its part of the model.
+
+    Args:
+        stage: Name of the stage, for messages.
+        rows: Rows wished for.
+        attempt: Computes gradients for so many of the longest rows, and says how many bytes that took at most. What
+            gathered parameters take counts as if each row took it: the answer is on the safe side.
+        device: Where.
+        free: Bytes that there are.
+
+    Raises:
+        UserError: Not even one row fits this process.
+    """
+    try:
+        each = attempt(1)
+    except torch.OutOfMemoryError as error:
+        raise _too_large(stage) from error
+    wished = rows
+    while not _all_agree(rows == 1 or rows * each <= free, device):
+        rows //= 2
+    if rows < wished:
+        say(stage, f"short of memory: per_device_train_batch_size={rows}; the global batch stays")
+    return rows
+
+
+def peak_of(attempt: Callable[[], None], device: torch.device) -> int:
+    """Bytes that something takes of a GPU at most, beside what is there already."""
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    attempt()
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def _too_large(stage: str) -> UserError:
+    return UserError(
+        "one row does not fit the GPU's memory",
+        where=f"{stage}.per_device_train_batch_size=1",
+        hint=f"set {stage}.activation_checkpointing=true, shorter rows in data.{stage}, or a smaller lora.r",
+    )
+
+
 def _fits(rows: int, attempt: Callable[[int], None], device: torch.device) -> bool:
     try:
         attempt(rows)
-        failed = 0.0
+        fits = True
     except torch.OutOfMemoryError:
-        failed = 1.0
+        fits = False
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    return distributed.sum_over_ranks(torch.tensor([failed], device=device)).item() == 0
+    return fits
+
+
+def _all_agree(yes: bool, device: torch.device) -> bool:
+    return distributed.sum_over_ranks(torch.tensor([0.0 if yes else 1.0], device=device)).item() == 0
 
 
 def try_gradients(model: nn.Module, loss: Callable[[], torch.Tensor]) -> None:
@@ -62,8 +107,8 @@ def try_gradients(model: nn.Module, loss: Callable[[], torch.Tensor]) -> None:
     Raises:
         torch.OutOfMemoryError: It does not fit.
     """
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    size = _FLOATS_FOR_EACH_PARAMETER * sum(parameter.numel() for parameter in trainable)
+    trainable = [local(parameter) for parameter in model.parameters() if parameter.requires_grad]
+    size = _FLOATS_FOR_EACH_PARAMETER * sum(part.numel() for part in trainable)
     reserved = torch.empty(size, dtype=torch.float32, device=trainable[0].device)
     try:
         loss().backward()

@@ -151,7 +151,7 @@ def _load(
         logging.set_verbosity(level)
     refuse_missing(info, str(folder), expected)
     if dtype == torch.float16:  # a bfloat16 checkpoint may hold what float16 cannot
-        refuse_not_finite(model, str(folder), hint="set model.dtype=float32")
+        refuse_not_finite(model.named_parameters(), str(folder), hint="set model.dtype=float32")
     return model if "device_map" in kwargs else model.to(policy.device)
 
 
@@ -166,13 +166,13 @@ def refuse_missing(info: Mapping[str, Any], where: str, expected: Iterable[str] 
         raise InputError(f"weights are missing or of another shape: {', '.join(sorted(faults)[:3])}", where=where)
 
 
-def refuse_not_finite(model: nn.Module, where: str, hint: str) -> None:
-    """Looks for weights that are not numbers.
+def refuse_not_finite(weights: Iterable[tuple[str, torch.Tensor]], where: str, hint: str) -> None:
+    """Looks for weights that are not numbers, among weights by their names.
 
     Raises:
         UserError: Naming the first.
     """
-    for name, weight in model.named_parameters():
+    for name, weight in weights:
         if not torch.isfinite(weight).all():
             raise UserError(f"{name} holds values that are not finite", where=where, hint=hint)
 
@@ -226,11 +226,19 @@ def float32_trainables(model: nn.Module) -> list[nn.Parameter]:
     """Casts trainable parameters to float32, which a gradient scaler needs, and returns them."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trainable:
-        parameter.data = parameter.data.float()
+        if parameter.dtype != torch.float32:
+            parameter.data = parameter.data.float()
     return trainable
 
 
-def save_adapter(model: Any, folder: Path, base: str, *, adapter: str = "default") -> None:
+def save_adapter(
+    model: Any,
+    folder: Path,
+    base: str,
+    *,
+    adapter: str = "default",
+    weights: Mapping[str, torch.Tensor] | None = None,
+) -> None:
     """Saves an adapter's weights and configuration, the same bytes for the same adapter.
 
     Args:
@@ -238,10 +246,12 @@ def save_adapter(model: Any, folder: Path, base: str, *, adapter: str = "default
         folder: Where to.
         base: Name of the base to be written into the configuration; PEFT would write a path of this machine.
         adapter: Which of the model's adapters.
+        weights: Its weights by the model's names for them, if the model is split among processes.
     """
-    refuse_not_finite(model, "adapter", hint="training has diverged: lower the learning rate")
+    named = model.named_parameters() if weights is None else weights.items()
+    refuse_not_finite(named, "adapter", hint="training has diverged: lower the learning rate")
     model.peft_config[adapter].base_model_name_or_path = base
-    model.save_pretrained(folder, selected_adapters=[adapter], save_embedding_layers=False)
+    model.save_pretrained(folder, selected_adapters=[adapter], save_embedding_layers=False, state_dict=weights)
     if adapter != "default":  # PEFT puts any other adapter into a folder of its own
         for path in (folder / adapter).iterdir():
             path.rename(folder / path.name)
@@ -262,11 +272,33 @@ def save_model(model: Any, folder: Path, base: Path) -> None:
         folder: Where to.
         base: The model it was made from: the weights keep that one's type, whatever the device computed with.
     """
-    refuse_not_finite(model, "model", hint="training has diverged: lower the learning rate")
+    refuse_not_finite(model.named_parameters(), "model", hint="training has diverged: lower the learning rate")
     fields = json.loads((base / "config.json").read_text(encoding="utf-8"))
     name = fields.get("dtype") or fields.get("torch_dtype") or "float32"
     model.config.use_cache = True  # training switches it off, and whoever serves the model would go without
     model.to(getattr(torch, name)).save_pretrained(folder)
+
+
+def whole_model(model: Any, weights: Mapping[str, torch.Tensor]) -> Any:
+    """A causal language model of the same shape on the CPU.
+
+    Args:
+        model: One whose parameters are all trained, and split among processes.
+        weights: What `components.common.sharding.whole_trainables` gave of it.
+    """
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        plain = AutoModelForCausalLM.from_config(model.config)
+    plain.load_state_dict(weights, assign=True)
+    plain.tie_weights()
+    return plain
+
+
+def score_head(model: Any) -> torch.Tensor:
+    """Weight of a PEFT reward model's trained head, shape (1, hidden)."""
+    weight: torch.Tensor = model.get_base_model().score.modules_to_save["default"].weight
+    return weight
 
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> dict[str, str]:

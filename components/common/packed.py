@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from components.common import distributed
 from components.common.batches import PackedRows, collate
@@ -19,6 +19,7 @@ from components.common.device import DevicePolicy
 from components.common.errors import UserError
 from components.common.evaluation import autocast, backbone, evaluating, likelihood
 from components.common.label_head import label_head
+from components.common.sharded_trainer import ShardedCheckpoints
 from components.common.stage import Job
 from components.common.trainer import Training, run_trainer, training_order
 from components.data.table import TokenTable
@@ -56,7 +57,7 @@ def train_packed(job: Job[Any], model: Any, data: Tables, policy: DevicePolicy) 
         run_trainer(Training(job, policy, model, order, table.row_lengths(), trainer, heldout_loss))
 
 
-class PackedTrainer(Trainer):  # type: ignore[misc]
+class PackedTrainer(ShardedCheckpoints):
     """A trainer for a model under `label_head`: a step's loss is the mean over the label tokens of its global batch."""
 
     loss_is_scaled_for_ga = True

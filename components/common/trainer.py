@@ -28,10 +28,13 @@ from components.common.errors import UserError
 from components.common.evaluation import autocast
 from components.common.interrupt import stop_requests, stopped
 from components.common.logs import say
-from components.common.micro_batch import fitting, try_gradients
+from components.common.micro_batch import fitting, peak_of, reckoned, try_gradients
 from components.common.models import float32_trainables
+from components.common.sharding import is_sharded
 from components.common.stage import Job
 from components.common.training import TrainingConfig
+
+_USABLE = 0.95  # of free memory: the allocator wastes some
 
 
 @dataclass(frozen=True)
@@ -157,9 +160,7 @@ def run_trainer(training: Training) -> None:
         UserError: Not even one row fits the GPU.
     """
     job, policy = training.job, training.policy
-    limit: int = job.config.per_device_train_batch_size
-    if policy.device.type == "cuda":
-        limit = fitting(job.name, limit, lambda rows: try_longest(training, rows), policy.device)
+    limit = _fitting_rows(training)
     checkpoints = Checkpoints(job.work, job.name, job.config.save_total_limit)
     if distributed.is_main():
         shutil.rmtree(_aside(job), ignore_errors=True)
@@ -183,6 +184,23 @@ def run_trainer(training: Training) -> None:
         say(job.name, f"takes the weights of step {taken}, the best on held-out data")
 
 
+def _fitting_rows(training: Training) -> int:
+    """Rows of a micro-batch: as many as the settings say, or as fit the GPU."""
+    job, device = training.job, training.policy.device
+    limit: int = job.config.per_device_train_batch_size
+    if device.type != "cuda":
+        return limit
+    if not is_sharded(training.model):
+        return fitting(job.name, limit, lambda rows: try_longest(training, rows), device)
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info(device)
+
+    def attempt(rows: int) -> int:
+        return peak_of(lambda: try_longest(training, rows), device)
+
+    return reckoned(job.name, limit, attempt, device, int(free * _USABLE))
+
+
 def try_longest(training: Training, rows: int) -> None:
     """Computes gradients for the longest rows in one micro-batch, and forgets them.
 
@@ -204,6 +222,8 @@ def try_longest(training: Training, rows: int) -> None:
 
 
 def _make_trainer(training: Training, limit: int, callback: TrainerCallback) -> Any:
+    if is_sharded(training.model):
+        training.model.reshard()  # the optimizer is to be given parts, never what is gathered for a pass
     trainer = training.make(trainer_arguments(training.job, training.policy, limit), callback)
     float32_trainables(training.model)  # TRL makes adapters on a 4-bit base bfloat16, which a T4 does not have
     return trainer

@@ -30,6 +30,9 @@ class TrainingConfig(Config):
         "", description="URI of an adapter of this very base to go on from; its rank, scale and targets are kept"
     )
     load_in_4bit: bool = Field(False, description="QLoRA: keep the frozen weights in NF4; needs the extra qlora")
+    sharding: Annotated[Literal["none", "fsdp2"], Neutral()] = Field(
+        "none", description="fsdp2: split all parameters among the processes, for a model that does not fit one GPU"
+    )
     learning_rate: float = Field(2e-4, gt=0)
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
     warmup_ratio: float = Field(0.03, ge=0, lt=1, description="share of the steps in which the rate rises")
@@ -69,6 +72,8 @@ class TrainingConfig(Config):
             raise ValueError("max_steps must be -1 or at least 1")
         if self.load_in_4bit and self.lora is None:
             raise ValueError("load_in_4bit freezes the weights: it needs lora")
+        if self.load_in_4bit and self.sharding != "none":
+            raise ValueError("sharding cannot split weights in 4 bits: set load_in_4bit to false or sharding to none")
         if self.adapter and self.lora is None:
             raise ValueError("adapter: none is trained with lora: null")
         if (self.load_best_model_at_end or self.early_stopping_patience) and not self.eval_steps:

@@ -132,8 +132,11 @@ def dpo_arguments(job: Job[DpoConfig], arguments: dict[str, Any]) -> DPOConfig:
 
 def evaluate(job: Job[DpoConfig], model: CausalLM, data: Data, reference: LogProbs) -> Measured:
     """Measures the policy against the reference on the held-out pairs and answers their prompts."""
+    config = job.config
     policy = log_probs(job, model, data)
-    answers = answer_exchanges(model, data.exchanges, job.config.max_new_tokens, job.config.num_samples)
+    answers = answer_exchanges(
+        model, data.exchanges, config.max_new_tokens, config.num_samples, max_tokens=config.eval_tokens
+    )
     return Measured(implicit_rewards(job, data, policy, reference), policy, answers)
 
 

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
+from torch import nn
 from trl import DPOTrainer
 
+from components.common.sharded_trainer import ShardedCheckpoints
 from components.data.pairs import Pairs
 
 
-class PairTrainer(DPOTrainer):  # type: ignore[misc]
+class PairTrainer(ShardedCheckpoints, DPOTrainer):  # type: ignore[misc]
     """DPOTrainer without its tokenising, and without its copy of the adapter.
 
     Args:
@@ -21,14 +23,27 @@ class PairTrainer(DPOTrainer):  # type: ignore[misc]
     """
 
     def __init__(self, model: Any, **kwargs: Any) -> None:
-        super().__init__(model=model, **kwargs)
-        # A given adapter may be trained already, so TRL makes its copy the reference. Ours starts at zero: the base
-        # with the adapter off, which TRL uses where there is no copy, gives the same and costs nothing.
-        model.delete_adapter("ref")
+        # A given adapter may be trained already, so TRL copies it to be the reference if it is given none. Ours starts
+        # at zero: the base with the adapter off, which TRL uses where it has neither, gives the same and costs nothing.
+        nobody = _NoModel(model.config)
+        super().__init__(model=model, ref_model=nobody, **kwargs)
+        self.accelerator._models.remove(nobody)
+        self.ref_model: Any = None
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         """Leaves the rows as they are; TRL would render and encode text that we no longer have."""
         return dataset
+
+
+class _NoModel(nn.Module):
+    """Stands where a reference model would, until the trainer is made."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self) -> None:
+        """Computes nothing."""
 
 
 def pair_dataset(pairs: Pairs, order: NDArray[np.int64]) -> Dataset:

@@ -127,7 +127,7 @@ def _save(job: Job[ModelConfig], model: Any, tokenizer: Any) -> Result:
             where=job.config.source,
             hint="give the tokenizer that belongs to the model, or resize the embedding",
         )
-    refuse_not_finite(model, job.config.source, hint="set model.dtype=float32")
+    refuse_not_finite(model.named_parameters(), job.config.source, hint="set model.dtype=float32")
     model.config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     # Whoever serves the model must stop where it was taught to.

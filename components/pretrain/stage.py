@@ -56,7 +56,8 @@ def evaluate(job: Job[PretrainConfig], model: CausalLM, data: Tables) -> tuple[d
     starts = [heldout.ids(i)[:SAMPLE_TOKENS] for i in range(min(job.config.num_samples, len(heldout)))]
     halves = [(ids[: len(ids) // 2], ids[len(ids) // 2 :]) for ids in starts if len(ids) >= 2]
     sampling = Sampling(SAMPLE_TOKENS // 2, stop=(model.tokenizer.eos_token_id,))
-    written = generate_shared(model.model, [given for given, _ in halves], sampling, model.policy)
+    given_halves = [given for given, _ in halves]
+    written = generate_shared(model.model, given_halves, sampling, model.policy, max_tokens=job.config.eval_tokens)
     decode = model.tokenizer.decode
     samples = [
         {"prompt": decode(given), "reference": decode(rest), "answer": decode(ids)}

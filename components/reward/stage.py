@@ -17,7 +17,7 @@ from components.common import distributed
 from components.common.adapters import add_adapter
 from components.common.causal import CausalLM, Sample
 from components.common.curves import copy_curves
-from components.common.device import device_policy
+from components.common.device import DevicePolicy, device_policy
 from components.common.evaluation import PairScores, evaluating, last_token_scores, score_sequences
 from components.common.models import (
     float32_trainables,
@@ -26,7 +26,10 @@ from components.common.models import (
     parameter_count,
     save_adapter,
     save_tokenizer,
+    score_head,
 )
+from components.common.sharded_trainer import ShardedCheckpoints
+from components.common.sharding import build_sharded, is_sharded, whole, whole_trainables
 from components.common.stage import Job, Result
 from components.common.tokenizer import load_tokenizer
 from components.common.trainer import Training, run_trainer, seed_everything, training_order
@@ -65,20 +68,30 @@ def build_model(job: Job[RewardConfig]) -> CausalLM:
     distributed.start(policy.device)
     seed_everything(job.seed)
     tokenizer = load_tokenizer(job.folder("model"))
-    base = load_reward_base(job.folder("model"), policy, tokenizer.pad_token_id, load_in_4bit=job.config.load_in_4bit)
-    assert job.config.lora is not None  # RewardConfig refuses null
-    model = add_adapter(job, base, lora_config(base, job.config.lora, "SEQ_CLS"))
-    float32_trainables(model)
-    return CausalLM(model, tokenizer, policy)
+    config, folder = job.config, job.folder("model")
+
+    def build(policy: DevicePolicy) -> Any:
+        base = load_reward_base(folder, policy, tokenizer.pad_token_id, load_in_4bit=config.load_in_4bit)
+        assert config.lora is not None  # RewardConfig refuses null
+        model = add_adapter(job, base, lora_config(base, config.lora, "SEQ_CLS"))
+        float32_trainables(model)
+        return model
+
+    sharded = config.sharding == "fsdp2"
+    return CausalLM(build_sharded(job.name, policy, build) if sharded else build(policy), tokenizer, policy)
+
+
+class ScoreTrainer(ShardedCheckpoints, RewardTrainer):  # type: ignore[misc]
+    """TRL's RewardTrainer."""
 
 
 def train(job: Job[RewardConfig], model: CausalLM, data: Data) -> None:
     """Trains adapter and head with TRL's RewardTrainer."""
     order = training_order(job, len(data.train))
 
-    def trainer(arguments: dict[str, Any], callback: TrainerCallback) -> RewardTrainer:
+    def trainer(arguments: dict[str, Any], callback: TrainerCallback) -> ScoreTrainer:
         centering = {"center_rewards_coefficient": job.config.center_rewards_coefficient}
-        return RewardTrainer(
+        return ScoreTrainer(
             model=model.model,
             args=TrlRewardConfig(**arguments, **centering, max_length=None, disable_dropout=False),
             train_dataset=_pair_dataset(data.train, order),
@@ -109,8 +122,9 @@ def save(job: Job[RewardConfig], model: CausalLM, data: Data, before: PairScores
         "trainable_parameters": parameter_count(model.model, trainable=True),
     }
     tokenizer: dict[str, str] = {}
+    weights = whole_trainables(model.model) if is_sharded(model.model) else None
     if distributed.is_main():
-        save_adapter(model.model, job.out, base=job.plan.parents()["model"].uri)
+        save_adapter(model.model, job.out, base=job.plan.parents()["model"].uri, weights=weights)
         tokenizer = save_tokenizer(model.tokenizer, job.out)
         copy_curves(job.work, job.out)
         save_parity(job.out, data.heldout, after, job.config.num_parity_pairs, quantised=job.config.load_in_4bit)
@@ -120,23 +134,18 @@ def save(job: Job[RewardConfig], model: CausalLM, data: Data, before: PairScores
 
 def score_pairs(model: CausalLM, pairs: Pairs, max_tokens: int) -> PairScores:
     """Scores both answers of each pair with the adapter that is active, or none, under the trained head."""
-    head = score_head(model.model)
+    head = whole(score_head(model.model))
 
     def score(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return last_token_scores(model.model, ids, mask, head)
 
-    with evaluating(model.model):
-        chosen, rejected = (
-            score_sequences(score, [table.ids(i) for i in range(len(table))], model.policy, max_tokens)
-            for table in (pairs.chosen, pairs.rejected)
+    chosen, rejected = (
+        score_sequences(
+            score, [table.ids(i) for i in range(len(table))], model.policy, max_tokens, during=evaluating(model.model)
         )
+        for table in (pairs.chosen, pairs.rejected)
+    )
     return PairScores(chosen, rejected, pairs.chosen.lengths, pairs.rejected.lengths)
-
-
-def score_head(model: Any) -> torch.Tensor:
-    """Weight of a PEFT reward model's trained head, shape (1, hidden)."""
-    weight: torch.Tensor = model.get_base_model().score.modules_to_save["default"].weight
-    return weight
 
 
 def _pair_dataset(pairs: Pairs, order: NDArray[np.int64]) -> Dataset:

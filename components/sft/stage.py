@@ -77,7 +77,10 @@ def evaluate(job: Job[SftConfig], model: CausalLM, data: Data) -> Measured:
     """Measures the likelihood of the held-out answers and answers the held-out prompts."""
     config, heldout = job.config, data.tables.heldout
     measured = likelihood(model.model, heldout, range(len(heldout)), model.policy, max_tokens=config.eval_tokens)
-    return Measured(measured, answer_exchanges(model, data.exchanges, config.max_new_tokens, config.num_samples))
+    answers = answer_exchanges(
+        model, data.exchanges, config.max_new_tokens, config.num_samples, max_tokens=config.eval_tokens
+    )
+    return Measured(measured, answers)
 
 
 def save(job: Job[SftConfig], model: CausalLM, before: Measured, after: Measured) -> Result:

@@ -24,6 +24,7 @@ class Numerics:
         r: Rank of the adapters; 0 trains all parameters.
         target_modules: Names of the adapted layers, or `all-linear`.
         checkpointing: Whether layers are computed anew in the backward pass.
+        shards: Processes among which the parameters are split; 1: each has all of them.
     """
 
     bytes: int = 2
@@ -31,6 +32,7 @@ class Numerics:
     r: int = 16
     target_modules: str | tuple[str, ...] = "all-linear"
     checkpointing: bool = False
+    shards: int = 1
 
     @property
     def mixed(self) -> bool:
@@ -43,9 +45,14 @@ class Numerics:
         return self.r == 0
 
     @property
+    def master(self) -> bool:
+        """Whether layers compute with trained float32 weights; split ones are gathered in half precision."""
+        return self.full and self.shards == 1
+
+    @property
     def stream(self) -> int:
         """Bytes of a number in the residual stream."""
-        return FLOAT32 if self.full else self.bytes
+        return FLOAT32 if self.master else self.bytes
 
 
 @dataclass(frozen=True)
@@ -154,7 +161,8 @@ def _input(model: Architecture, numerics: Numerics, name: str, readers: list[Lin
     # PEFT casts an input to the adapter's float32, and autocast back again, for every adapter anew; a trained layer
     # reads what a norm gives in float32 through a copy of its own.
     after_norm = name in ("attention input", "feed-forward input")
-    if numerics.mixed and not numerics.quantised and (not numerics.full or after_norm):
+    casts = not numerics.full or (numerics.master and after_norm)
+    if numerics.mixed and not numerics.quantised and casts:
         return len(readers) * width * numerics.bytes
     held = name == "attention output" and not model.alibi  # attention itself keeps its output
     return 0 if held else width * numerics.bytes
@@ -162,7 +170,7 @@ def _input(model: Architecture, numerics: Numerics, name: str, readers: list[Lin
 
 def _casts(model: Architecture, numerics: Numerics) -> int:
     """Copies in half precision of trained weights, which autocast keeps until the backward pass has used them."""
-    if not numerics.mixed:
+    if not numerics.mixed or (numerics.full and not numerics.master):
         return 0
     trained = model.linear_parameters if numerics.full else model.lora_parameters(numerics.r, numerics.target_modules)
     return trained * numerics.bytes

@@ -35,16 +35,23 @@ def advise(stage: str, config: RunConfig, total: Total, limit: float) -> Advice 
     Returns:
         None if no such change is enough.
     """
-    changes = [list(_steps(kind, stage, config)) for kind in _KINDS]
-    for steps in changes:
+    changes = {kind: list(_steps(kind, stage, config)) for kind in _KINDS}
+    for steps in changes.values():
         for overrides in steps:
             found = _advice(config, overrides, total)
             if found and found.total <= limit:
                 return found
+    for other in ("four bits", "shards"):  # one excludes the other
+        found = _together([steps for kind, steps in changes.items() if steps and kind != other], config, total, limit)
+        if found:
+            return found
+    return None
+
+
+def _together(changes: list[list[tuple[str, ...]]], config: RunConfig, total: Total, limit: float) -> Advice | None:
+    """The fewest changes that make a stage fit together; of each kind the strongest before the next is begun."""
     together: tuple[str, ...] = ()
     for steps in changes:
-        if not steps:
-            continue
         for overrides in steps:
             found = _advice(config, (*together, *overrides), total)
             if found and found.total <= limit:
@@ -89,6 +96,8 @@ def _steps(kind: str, stage: str, config: RunConfig) -> Iterator[tuple[str, ...]
             yield (f"{stage}.num_eval_prompts={prompts}",)
     elif kind == "checkpointing" and getattr(section, "activation_checkpointing", True) is False:
         yield (f"{stage}.activation_checkpointing=true",)
+    elif kind == "shards" and getattr(section, "sharding", "") == "none":
+        yield (f"{stage}.sharding=fsdp2",)
     elif kind == "adapter" and getattr(section, "lora", ...) is None:
         yield (f"{stage}.lora={{}}",)
     elif kind == "four bits" and not section.load_in_4bit:
@@ -113,4 +122,4 @@ def _halves(value: int, least: int) -> Iterator[int]:
 
 
 # What changes no result comes first, then what costs time, then what changes what is learnt.
-_KINDS = ("micro-batch", "batches", "answers", "checkpointing", "four bits", "adapter", "length")
+_KINDS = ("micro-batch", "batches", "answers", "checkpointing", "shards", "four bits", "adapter", "length")

@@ -21,10 +21,21 @@ NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight: four bits, a byte for 64 
 
 def weights(model: Architecture, numerics: Numerics, *, head: bool = True) -> int:
     """Bytes of the frozen base on the GPU, without its head if a score takes its place."""
-    linear, other = model.linear_parameters, model.parameters - model.linear_parameters
-    if not head and not model.tied:
-        other -= model.embedding_parameters
+    linear, other = model.linear_parameters, outer_parameters(model, head=head)
     return int(linear * (NF4 if numerics.quantised else numerics.bytes)) + other * numerics.bytes
+
+
+def gathered(model: Architecture, numerics: Numerics, *, head: bool = True) -> int:
+    """Bytes of split parameters that are whole at a time: embedding and head, a block, and the next one on its way."""
+    if numerics.shards == 1:
+        return 0
+    return int((outer_parameters(model, head=head) + 2 * model.linear_parameters / model.layers) * numerics.bytes)
+
+
+def outer_parameters(model: Architecture, *, head: bool = True) -> int:
+    """Parameters outside the blocks' linear layers."""
+    other = model.parameters - model.linear_parameters
+    return other if head or model.tied else other - model.embedding_parameters
 
 
 def training_step(stage: str, model: Architecture, numerics: Numerics, batch: Batch, labels: int) -> dict[str, int]:

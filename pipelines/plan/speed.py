@@ -46,9 +46,7 @@ def stage_speed(stage: str, model: Architecture, config: RunConfig, machine: Mac
 def _training(
     stage: str, model: Architecture, config: TrainingConfig, data: DataConfig, machine: Machine, gpu: Gpu
 ) -> Speed:
-    numerics = machine.numerics(
-        config.lora, quantised=config.load_in_4bit, checkpointing=config.activation_checkpointing
-    )
+    numerics = machine.numerics(config)
     paired = stage in ("reward", "dpo")
     length = data.reward.max_length if paired else getattr(data, stage).max_length
     forward = forward_flops(model, length, head=stage != "reward")
@@ -56,7 +54,7 @@ def _training(
     share = max(1, config.train_batch_size // machine.processes)
     rows = min(config.per_device_train_batch_size, share) * (2 if paired else 1)
     computing = rows * length * passes * forward / _flops(gpu, numerics)
-    micro = max(computing, passes * model.layers * KERNELS * gpu.launch)
+    micro = max(computing, passes * model.layers * KERNELS * gpu.launch, gathering(stage, model, numerics, gpu))
     rate = machine.processes * rows * length / micro
     tokens = config.train_batch_size * length * (2 if paired else 1)
     steps = config.max_steps if config.max_steps > 0 else None
@@ -64,9 +62,7 @@ def _training(
 
 
 def _rl(model: Architecture, config: RlConfig, data: DataConfig, machine: Machine, gpu: Gpu) -> Speed:
-    numerics = machine.numerics(
-        config.lora, quantised=config.load_in_4bit, checkpointing=config.activation_checkpointing
-    )
+    numerics = machine.numerics(config)
     prompt, answer = data.rl.max_prompt_length, config.max_completion_length
     mine = -(-config.rollout_batch_size // machine.processes)
     positions = mine * (prompt + answer)
@@ -86,6 +82,13 @@ def forward_flops(model: Architecture, length: int, *, head: bool) -> float:
     """Operations that a token of a row takes: two for each weight, four for each pair of positions and query."""
     attention = 4 * length * model.query_size * model.layers
     return 2 * model.linear_parameters + attention + (2 * model.embedding_parameters if head else 0)
+
+
+def gathering(stage: str, model: Architecture, numerics: Numerics, gpu: Gpu) -> float:
+    """Seconds to gather split parameters for a micro-batch, once a pass, while the block before them computes."""
+    passes = 3 if stage == "dpo" else 2
+    theirs = 1 - 1 / numerics.shards
+    return passes * theirs * model.parameters * numerics.bytes / gpu.link
 
 
 def passes_of(numerics: Numerics) -> float:

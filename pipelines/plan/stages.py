@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from components.common.training import LoraSettings, TrainingConfig
+from components.common.training import TrainingConfig
 from components.data.config import DataConfig
 from components.dpo.config import DpoConfig
 from components.evaluate.config import EvaluateConfig
@@ -14,9 +14,16 @@ from components.rl.config import RlConfig
 from components.sft.config import SftConfig
 from pipelines.plan.activations import FLOAT32, Batch, Numerics, backward_transient, forward_transient, kept, layer_kept
 from pipelines.plan.architecture import Architecture
-from pipelines.plan.parts import evaluation, foreach_adam, generation, rows_at_once, training_step, weights
-
-ANSWER_TOKENS = 16384  # positions in a batch of answers in evaluation: the default of components.common.generation
+from pipelines.plan.parts import (
+    evaluation,
+    foreach_adam,
+    gathered,
+    generation,
+    outer_parameters,
+    rows_at_once,
+    training_step,
+    weights,
+)
 
 
 @dataclass(frozen=True)
@@ -71,12 +78,14 @@ class Machine:
     processes: int = 4
     half: bool = True
 
-    def numerics(self, lora: LoraSettings | None, *, quantised: bool = False, checkpointing: bool = False) -> Numerics:
+    def numerics(self, config: TrainingConfig | RlConfig) -> Numerics:
         """A stage's arithmetic on this machine."""
-        width = 2 if self.half else FLOAT32
-        if lora is None:
-            return Numerics(width, r=0, checkpointing=checkpointing)
-        return Numerics(width, quantised, lora.r, lora.target_modules, checkpointing)
+        width, checkpointing = 2 if self.half else FLOAT32, config.activation_checkpointing
+        shards = self.processes if getattr(config, "sharding", "none") == "fsdp2" else 1
+        if config.lora is None:
+            return Numerics(width, r=0, checkpointing=checkpointing, shards=shards)
+        lora = config.lora
+        return Numerics(width, config.load_in_4bit, lora.r, lora.target_modules, checkpointing, shards)
 
 
 def stage_memory(stage: str, model: Architecture, config: RunConfig, machine: Machine) -> StageMemory:
@@ -114,9 +123,7 @@ def training_memory(
         machine: Where it runs.
         labels: Label tokens of a micro-batch, if known; otherwise all of them, the most there can be.
     """
-    numerics = machine.numerics(
-        config.lora, quantised=config.load_in_4bit, checkpointing=config.activation_checkpointing
-    )
+    numerics = machine.numerics(config)
     share = max(1, config.train_batch_size // machine.processes)
     rows = min(config.per_device_train_batch_size, share)
     paired = stage in ("reward", "dpo")
@@ -132,16 +139,14 @@ def training_memory(
     if isinstance(config, (SftConfig, DpoConfig)) and config.num_eval_prompts:
         prompt = max(1, length - config.max_new_tokens)
         prompts = -(-config.num_eval_prompts // machine.processes)
-        answering = generation(model, numerics, ANSWER_TOKENS, prompts, prompt, config.max_new_tokens)
+        answering = generation(model, numerics, config.eval_tokens, prompts, prompt, config.max_new_tokens)
         moments.append(Moment("answers", {**held.parts, **answering}))
     return StageMemory(stage, batch, tuple(moments), held.trained)
 
 
 def rl_memory(model: Architecture, config: RlConfig, data: DataConfig, machine: Machine) -> StageMemory:
     """Memory of rl: adapters of policy, critic and reward model on one base."""
-    numerics = machine.numerics(
-        config.lora, quantised=config.load_in_4bit, checkpointing=config.activation_checkpointing
-    )
+    numerics = machine.numerics(config)
     prompt, answer = data.rl.max_prompt_length, config.max_completion_length
     minibatch = config.rollout_batch_size // config.num_mini_batches
     rows = min(config.per_device_train_batch_size, max(1, minibatch // machine.processes))
@@ -207,14 +212,18 @@ def _held(model: Architecture, numerics: Numerics, machine: Machine, *, head: bo
     else:
         trained = model.lora_parameters(numerics.r, numerics.target_modules) + (0 if head else model.hidden_size)
         adapters, base = FLOAT32 * trained, weights(model, numerics, head=head)
-    moments = 2 * FLOAT32 * trained
-    gradients = FLOAT32 * trained
-    buckets = gradients if machine.processes > 1 else 0  # DistributedDataParallel sums copies
-    parts = {"weights": base, "adapters": adapters}
+    split = numerics.shards
+    moments = 2 * FLOAT32 * trained // split
+    gradients = FLOAT32 * trained // split
+    # DistributedDataParallel sums copies; FSDP has whole gradients of what it is at, and sums them in float32.
+    at_once = outer_parameters(model) + model.linear_parameters // model.layers if numerics.full else 0
+    buckets = gradients if machine.processes > 1 and split == 1 else 0
+    whole = at_once * (numerics.bytes + FLOAT32) if split > 1 else 0
+    parts = {"weights": base // split + gathered(model, numerics, head=head), "adapters": adapters // split}
     optimizer = moments + buckets
     # Between steps there are no gradients; only where they are accumulated do they live beside activations.
     return _Held(
         {**parts, "optimizer": optimizer + (gradients if accumulates else 0)},
         trained,
-        {"optimizer": optimizer + gradients},
+        {"optimizer": optimizer + gradients + whole},
     )

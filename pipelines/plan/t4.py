@@ -19,6 +19,7 @@ class Gpu:
         flops: Float16 operations a second that it sustains within its 70 W; 65e12 are its peak.
         bandwidth: Bytes a second to its memory.
         utilisation: Share of either that training and decoding reach.
+        link: Bytes a second to the other GPUs, over PCIe 3.
         launch: Seconds from one kernel to the next, where kernels are small.
     """
 
@@ -29,4 +30,5 @@ class Gpu:
     flops: float = 24e12
     bandwidth: float = 320e9
     utilisation: float = 0.7
+    link: float = 8e9
     launch: float = 6e-6

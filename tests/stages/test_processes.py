@@ -1,4 +1,4 @@
-"""Two processes give what one gives: the same curves and weights, one writer."""
+"""Two processes give what one gives: the same curves and weights, one writer; also with the model split among them."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def inputs(toy_run, stage: str) -> list[str]:
     return ["--config", str(toy_run.config), *(part for n, uri in found.items() for part in ("--input", f"{n}={uri}"))]
 
 
-def train(toy_run, stage: str, store: Path, processes: int) -> Path:
+def train(toy_run, stage: str, store: Path, processes: int, *more: str) -> Path:
     """Folder of a short run's artifact."""
-    settings = [f"max_steps={STEPS}", "num_samples=2", *SETTINGS[stage]]
+    settings = [f"max_steps={STEPS}", "num_samples=2", *SETTINGS[stage], *more]
     arguments = [part for setting in settings for part in ("--set", f"{stage}.{setting}")]
     arguments += ["--output", str(store), "--nproc", str(processes)]
     result = python("-m", f"components.{stage}", *inputs(toy_run, stage), *arguments)
@@ -40,18 +40,37 @@ def train(toy_run, stage: str, store: Path, processes: int) -> Path:
     return artifact
 
 
+def curves(artifact: Path) -> list[dict[str, float]]:
+    """What the stage noted of each step."""
+    return [json.loads(line) for line in (artifact / "metrics.jsonl").read_text().splitlines()]
+
+
+def measured(artifact: Path) -> dict[str, float]:
+    """What the stage measured on held-out data, before and after."""
+    metrics = json.loads((artifact / "manifest.json").read_bytes())["metrics"]
+    return {f"{when} {name}": value for when in ("before", "after") for name, value in metrics[when].items()}
+
+
 @pytest.mark.parametrize("stage", SETTINGS)
 def test_neither_curves_nor_weights_depend_on_the_number_of_processes(run_of, tmp_path, stage):
-    one, two = (train(run_of(stage), stage, tmp_path / str(number), number) for number in (1, 2))
-    curves = [[json.loads(line) for line in (a / "metrics.jsonl").read_text().splitlines()] for a in (one, two)]
-    assert len(curves[0]) == len(curves[1]) == STEPS
+    run = run_of(stage)
+    one = train(run, stage, tmp_path / "one", 1)
+    others = [train(run, stage, tmp_path / "two", 2)]
+    if stage != "rl":
+        split = train(run, stage, tmp_path / "split", 2, "sharding=fsdp2")
+        assert split.name == one.name  # one key: the same result
+        assert measured(split) == pytest.approx(measured(one), rel=1e-4, abs=1e-4)
+        others.append(split)
     loss = "value_loss" if stage == "rl" else "loss"
-    for alone, shared in zip(*curves, strict=True):
-        assert shared[loss] == pytest.approx(alone[loss], abs=1e-5)
-    weights = [load_file(artifact / "adapter_model.safetensors") for artifact in (one, two)]
-    assert weights[0].keys() == weights[1].keys()
-    for name, tensor in weights[0].items():
-        torch.testing.assert_close(weights[1][name], tensor, rtol=0, atol=1e-5, msg=name)
+    weights = load_file(one / "adapter_model.safetensors")
+    for other in others:
+        for alone, shared in zip(curves(one), curves(other), strict=True):
+            assert shared[loss] == pytest.approx(alone[loss], abs=1e-5)
+        found = load_file(other / "adapter_model.safetensors")
+        assert found.keys() == weights.keys()
+        for name, tensor in weights.items():
+            torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-5, msg=name)
+    assert len(curves(one)) == STEPS
 
 
 def test_an_error_on_a_rank_is_told_once_with_its_own_exit_code(toy_run, tmp_path):

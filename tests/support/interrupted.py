@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -32,7 +33,11 @@ class StageCommand:
     arguments: list[str]
 
     def run(
-        self, store: Path, end_when: Callable[[Path], bool] | None = None, number: signal.Signals | None = None
+        self,
+        store: Path,
+        end_when: Callable[[Path], bool] | None = None,
+        number: signal.Signals | None = None,
+        whom: Callable[[int], int] = int,
     ) -> Attempt:
         """Runs it, and sends it a signal as soon as a condition on its store holds.
 
@@ -40,6 +45,7 @@ class StageCommand:
             store: Where the result goes.
             end_when: Looked at every few milliseconds.
             number: The signal.
+            whom: From the command's process to the one that gets the signal; the same by default.
         """
         command = [sys.executable, "-m", f"components.{self.stage}", *self.arguments, "--output", str(store)]
         log = store.parent / f"{store.name}.log"
@@ -50,7 +56,7 @@ class StageCommand:
             deadline = time.monotonic() + 120
             while process.poll() is None and time.monotonic() < deadline:
                 if end_when and number and end_when(store):
-                    process.send_signal(number)
+                    os.kill(whom(process.pid), number)
                     break
                 time.sleep(0.002)
             process.wait(timeout=60)

@@ -13,9 +13,11 @@ import transformers
 from peft import get_peft_model
 from pydantic import ValidationError
 
+from components.common import generation
+from components.common.answers import Exchange
 from components.common.causal import CausalLM
 from components.common.device import device_policy
-from components.common.evaluation import sequence_log_probs
+from components.common.evaluation import batches_by_length, sequence_log_probs
 from components.common.models import float32_trainables, lora_config
 from components.common.trainer import trainer_arguments
 from components.common.training import LoraSettings
@@ -95,6 +97,21 @@ def test_a_row_is_the_prompt_and_what_follows_it(pairs):
         assert len(got["prompt_ids"]) == pairs.prompt_length(row)
         answer = [label for label in pairs.rejected.labels(row).tolist() if label != -100]
         assert got["rejected_ids"] == answer
+
+
+def test_answers_are_written_in_batches_of_the_stages_own_size(tokenizer, pairs, tmp_path, monkeypatch):
+    limits = []
+
+    def batches(lengths, max_tokens):
+        limits.append(max_tokens)
+        return batches_by_length(lengths, max_tokens)
+
+    monkeypatch.setattr(generation, "batches_by_length", batches)
+    model, job = adapted(tokenizer), FakeJob(DpoConfig(eval_tokens=77, max_new_tokens=2), tmp_path)
+    exchange = Exchange(pairs.chosen.ids(0)[:2], pairs.chosen.ids(0)[2:], "question")
+    data = Data(pairs, pairs, [exchange])
+    assert len(evaluate(job, model, data, log_probs(job, model, data)).answers.right) == 1
+    assert limits == [77]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

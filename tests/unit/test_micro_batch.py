@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from components.common.errors import UserError
-from components.common.micro_batch import fitting, try_gradients
+from components.common.micro_batch import fitting, reckoned, try_gradients
 from components.common.trainer import batch_shape
 from components.common.training import TrainingConfig
 
@@ -37,6 +37,28 @@ def test_rows_are_halved_until_they_fit(capsys):
 def test_one_row_that_does_not_fit_is_an_error():
     with pytest.raises(UserError, match=r"one row does not fit the GPU's memory.*activation_checkpointing=true"):
         fitting("reward", 2, memory_for(0, []), CPU)
+
+
+@pytest.mark.parametrize(("free", "rows"), [(1000, 8), (799, 4), (399, 2), (150, 1), (50, 1)])
+def test_a_split_model_tries_one_row_and_reckons_the_others(free, rows, capsys):
+    tried: list[int] = []
+
+    def attempt(number: int) -> int:
+        tried.append(number)
+        return 100
+
+    assert reckoned("sft", 8, attempt, CPU, free) == rows
+    assert tried == [1]
+    said = f"sft short of memory: per_device_train_batch_size={rows}; the global batch stays\n" if rows < 8 else ""
+    assert capsys.readouterr().out == said
+
+
+def test_one_row_of_a_split_model_that_does_not_fit_is_an_error():
+    def attempt(rows: int) -> int:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(UserError, match="one row does not fit the GPU's memory"):
+        reckoned("sft", 2, attempt, CPU, 1000)
 
 
 def test_another_fault_is_no_lack_of_memory():

@@ -19,7 +19,7 @@ from pipelines.plan.architecture import read_architecture
 from pipelines.plan.base import base_fields, read_base
 from pipelines.plan.report import plan_run
 from pipelines.plan.speed import stage_speed
-from pipelines.plan.stages import Machine
+from pipelines.plan.stages import Machine, stage_memory
 from pipelines.plan.t4 import GIB, Gpu
 from pipelines.plan.table import aligned
 from tests.support.commands import python, rlhf
@@ -152,12 +152,47 @@ def plan(fields, tmp_path, memory=14.5, pipeline="rlhf", **changes):
     return plan_run(read_base(config.model), config, pipeline, Gpu(memory=memory * GIB))
 
 
-def test_seven_billion_parameters_fit_a_t4_in_four_bits_only(tmp_path):
+def test_seven_billion_parameters_fit_t4s_split_among_them_or_in_four_bits(tmp_path):
     made = plan(LLAMA_7B, tmp_path, data={"sft": {"max_length": 1024}})
-    stage = next(stage for stage in made.stages if stage.memory.stage == "sft")
-    assert not stage.fits
-    assert "sft.load_in_4bit=true" in stage.advice.overrides
-    assert stage.advice.total <= 14.5 * GIB
+    sft, rl = (next(s for s in made.stages if s.memory.stage == name) for name in ("sft", "rl"))
+    assert not sft.fits
+    assert "sft.sharding=fsdp2" in sft.advice.overrides
+    assert not any("4bit" in override for override in sft.advice.overrides)
+    assert sft.advice.total <= 14.5 * GIB
+    assert "rl.load_in_4bit=true" in rl.advice.overrides  # it cannot be split
+
+
+def test_alone_a_gpu_has_nobody_to_share_with(tmp_path):
+    made = plan(LLAMA_7B, tmp_path, launcher={"gpus_per_node": 1})
+    sft = next(stage for stage in made.stages if stage.memory.stage == "sft")
+    assert "sft.load_in_4bit=true" in sft.advice.overrides
+    assert "sft.sharding=fsdp2" not in sft.advice.overrides
+
+
+@pytest.mark.parametrize("lora", [{"r": 16}, None])
+def test_each_gpu_holds_its_share_and_what_is_gathered(lora):
+    model = read_architecture(LLAMA_7B, "x")
+    config = RunConfig.model_validate({"sft": {"lora": lora, "train_batch_size": 8}})
+
+    def parts(sharding, processes=4):
+        section = config.model_copy(update={"sft": config.sft.model_copy(update={"sharding": sharding})})
+        memory = stage_memory("sft", model, section, Machine(processes))
+        return next(moment.parts for moment in memory.moments if moment.name == "training")
+
+    whole, split = parts("none", processes=1), parts("fsdp2")
+    outside = 2 * 32000 * 4096 + 65 * 4096  # embedding, head, norms
+    at_once = 2 * (outside + 2 * (model.parameters - outside) / 32)
+    assert split["weights"] == pytest.approx(whole["weights"] / 4 + at_once, rel=1e-3)
+    assert split["adapters"] == pytest.approx(whole["adapters"] / 4)
+    assert split["optimizer"] == pytest.approx(whole["optimizer"] / 4)
+
+
+def test_gathering_weights_over_pcie_takes_time():
+    config = RunConfig.model_validate({"sft": {"sharding": "fsdp2"}, "data": {"sft": {"max_length": 128}}})
+    model = read_architecture(LLAMA_7B, "x")
+    slow, fast = (stage_speed("sft", model, config, Machine(4), Gpu(link=link)) for link in (1e9, 1e12))
+    assert slow.tokens == pytest.approx(4 * 128 / (2 * 0.75 * 2 * model.parameters / 1e9))
+    assert fast.tokens > slow.tokens
 
 
 def test_the_mildest_change_that_is_enough_is_advised(tmp_path):
@@ -244,7 +279,8 @@ SMOLLM3 = {
 
 @pytest.mark.parametrize("pipeline", ["rlhf", "dpo"])
 @pytest.mark.parametrize(
-    ("preset", "fields"), [("t4x4-1b", LLAMA_1B), ("t4x4-3b", SMOLLM3), ("t4x4-7b-qlora", MISTRAL)]
+    ("preset", "fields"),
+    [("t4x4-1b", LLAMA_1B), ("t4x4-3b", SMOLLM3), ("t4x4-7b-qlora", MISTRAL), ("t4x4-7b-fsdp2", MISTRAL)],
 )
 def test_the_presets_for_t4s_fit_the_models_they_name(preset, fields, pipeline, tmp_path):
     config = resolve(Request(preset, model=folder_of(fields, tmp_path / "model"), pipeline=pipeline))
@@ -257,7 +293,7 @@ def test_what_does_not_fit_is_exit_code_2_with_what_would(tmp_path):
     shown = rlhf("plan", "--model", source, "data.sft.max_length=512", cwd=tmp_path)
     assert shown.returncode == 2
     assert "sft fits, in " in shown.stdout
-    assert "sft.load_in_4bit=true" in shown.stdout
+    assert "sft.sharding=fsdp2" in shown.stdout
 
 
 def test_planning_loads_no_torch():
