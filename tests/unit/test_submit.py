@@ -60,7 +60,7 @@ def test_a_local_configuration_is_sent_as_text(server, tmp_path):
     ("argument", "words"),
     [
         ("data=FOLDER", "data.sft.sources[0]: FOLDER/sft.jsonl is on this machine, where pods cannot read it"),
-        ("model=FOLDER", "model: FOLDER is on this machine, where pods cannot read it; `rlhf put FOLDER`"),
+        ("model=FOLDER", "model: FOLDER is on this machine, where pods cannot read it; `rlhf put --on kubernetes FOLDER`"),
         ("data=FOLDER/none", "FOLDER/none: no such folder, or it is empty"),
     ],
 )
