@@ -17,7 +17,7 @@ import click
 
 from components.common.errors import RetryableError, UserError
 from pipelines.cli.errors import reported
-from pipelines.cli.parameters import embed_config, parse_parameters
+from pipelines.cli.parameters import parse_parameters
 from pipelines.cli.run import DEFAULT_PIPELINE, is_ours
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 ENDED = {"SUCCEEDED": 0, "SKIPPED": 0, "FAILED": 1, "CANCELED": 1}
 POLL_SECONDS = 2.0
+PATIENCE_SECONDS = 300.0  # how long the API server may be away while a run is waited for: the run goes on without it
 IMAGES = ("RLHF_REGISTRY", "RLHF_VERSION", "RLHF_IMAGE")
 ACCOUNT = "rlhf-launcher"  # may make training jobs; KFP's own default need not
 
@@ -55,13 +56,14 @@ def submit(
     # The client of Kubernetes takes half a second to import, which --help shall not wait for.
     from components.prepare.resolve import Request, resolve
     from pipelines.cli.home import Home, find_home
+    from pipelines.cli.on_cluster import embed_files
 
     with reported():
         is_file = bool(arguments) and arguments[0].endswith(".py") and "=" not in arguments[0]
         file = Path(arguments[0]) if is_file else DEFAULT_PIPELINE
         if not file.is_file():
             raise UserError("no such file", where=str(file), hint="give the path of a pipeline file")
-        parameters = embed_config(parse_parameters(arguments[1:] if is_file else arguments))
+        parameters = embed_files(parse_parameters(arguments[1:] if is_file else arguments))
         if is_ours(file):  # a typo must not cost a run on the cluster
             known = {name: value for name, value in parameters.items() if name in ("config", "overrides", "seed")}
             preset = str(parameters.get("preset", "tiny-cpu"))
@@ -139,11 +141,17 @@ def _wait(client: Any, run_id: str, endpoint: str | None) -> int:
     """Polls a run; kfp's own wait does not know that a run can be cancelled, which Argo ends as failed."""
     shown: str | None = ""
     cancelled = False
+    answered = time.monotonic()
     while True:
         try:
             state = client.get_run(run_id).state  # None until the controller has seen the run
         except Exception as error:
-            raise _api_error(error, endpoint) from error
+            told = _api_error(error, endpoint)
+            if isinstance(told, RetryableError) and time.monotonic() - answered < PATIENCE_SECONDS:
+                time.sleep(POLL_SECONDS)
+                continue
+            raise told from error
+        answered = time.monotonic()
         cancelled |= state == "CANCELING"
         if state != shown:
             word = "CANCELED" if cancelled and state == "FAILED" else state or "PENDING"

@@ -1,6 +1,7 @@
 """Every kind of values, rendered: what is there, whether Kubernetes would take it, and how its pods are locked up."""
 
 import itertools
+import json
 import re
 
 import pytest
@@ -324,6 +325,21 @@ def test_kubeflow_pipelines_uses_our_store_and_our_account():
     assert set(yaml.safe_load(argo["workflowDefaults"])["spec"]) == {"ttlStrategy"}  # no retryStrategy: see there
     assert yaml.safe_load(argo["artifactRepository"])["s3"]["bucket"] == "shared"
     assert yaml.safe_load(argo["executor"])["securityContext"]["runAsNonRoot"] is True
+
+
+def test_steps_go_where_the_charts_own_pods_go_and_have_what_is_added():
+    (config,) = [
+        made
+        for made in render(*arguments("everything"))
+        if (made["kind"], made["metadata"]["name"]) == ("ConfigMap", "workflow-controller-configmap")
+    ]
+    spec = yaml.safe_load(config["data"]["workflowDefaults"])["spec"]
+    assert spec["nodeSelector"] == {"kubernetes.io/arch": "amd64"}
+    assert [found["key"] for found in spec["tolerations"]] == ["dedicated"]
+    assert spec["podPriorityClassName"] == "system-cluster-critical"
+    (container,) = json.loads(spec["podSpecPatch"])["containers"]
+    assert container["env"] == [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}]
+    assert "templateDefaults" not in spec  # see the template
 
 
 def test_a_store_of_your_own_is_spoken_to_over_tls():

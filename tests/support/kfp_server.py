@@ -24,6 +24,7 @@ class Server:
     Attributes:
         states: States of a run, one for each time it is asked for; the last one stays.
         refuse: Status with which a new run is answered, 0 to accept it.
+        outages: Statuses with which the next questions for a run are answered.
         runs: The bodies of the runs that were created.
         paths: Where they were sent.
         homes: Namespaces that have the Service ml-pipeline, and what their ConfigMap rlhf-stack says.
@@ -32,6 +33,7 @@ class Server:
     url: str = ""
     states: list[str | None] = field(default_factory=lambda: ["PENDING", "RUNNING", "SUCCEEDED"])
     refuse: int = 0
+    outages: list[int] = field(default_factory=list)
     runs: list[dict[str, Any]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     homes: dict[str, dict[str, str]] = field(default_factory=lambda: {"models": {}})
@@ -85,6 +87,8 @@ def kfp_server() -> Iterator[Server]:
                 self.answer(200, {"data": server.homes[config_map[1]]})
             elif path.endswith("/healthz"):
                 self.answer(200, {"multi_user": False})
+            elif path.endswith("/runs/r1") and server.outages:
+                self.answer(server.outages.pop(0), {"error": "no endpoints available"})
             elif path.endswith("/runs/r1"):
                 self.answer(200, {"run_id": "r1", "state": server.next_state()})
             elif path.endswith("/experiments"):

@@ -69,6 +69,28 @@ def test_waiting_ends_with_the_runs_state(server, states, code):
     assert "None" not in shown
 
 
+def test_waiting_outlives_an_api_server_that_restarts(server):
+    server.outages = [503, 500]
+    result = kfp("run", "submit", "-w", "--endpoint", server.url, "pipelines/rlhf.py")
+    assert result.returncode == 0, result.stderr
+    assert not server.outages
+    assert result.stdout.rstrip().endswith("SUCCEEDED")
+
+
+def test_waiting_for_a_run_that_is_gone_ends(server):
+    server.outages = [404] * 10
+    result = kfp("run", "submit", "-w", "--endpoint", server.url, "pipelines/rlhf.py")
+    assert result.returncode == 2
+    assert "the API server refused: 404" in result.stderr
+
+
+def test_a_preset_of_ones_own_is_sent_as_text(server, tmp_path):
+    (tmp_path / "mine.yaml").write_text("sft: {max_steps: 3}\n")
+    result = rlhf("submit", "--endpoint", server.url, f"preset={tmp_path / 'mine.yaml'}")
+    assert result.returncode == 0, result.stderr
+    assert yaml.safe_load(server.runs[0]["runtime_config"]["parameters"]["preset"]) == {"sft": {"max_steps": 3}}
+
+
 @pytest.mark.parametrize("given", ["option", "context", "only one"])
 def test_the_run_goes_through_the_clusters_own_api_to_the_right_namespace(server, tmp_path, given):
     settings = {"RLHF_REGISTRY": "mirror.example/rlhf", "RLHF_VERSION": "7", "RLHF_UI_URL": "https://kfp.example/"}
