@@ -99,6 +99,18 @@ def test_logs_come_from_the_pod_and_afterwards_from_the_store(run, job, server):
     assert rlhf("logs", "sft", "--rank", "1", "--store", run.store.root).output == "of rank 1\n"
 
 
+def test_logs_of_a_step_without_a_job_come_from_its_pod_on_kubeflow_pipelines(on_pipelines, server):
+    server.put("configmaps", {"metadata": {"name": "rlhf-stack"}, "data": {"RLHF_STORE": on_pipelines.store.root}})
+    labels = {"pipeline/runid": "r1", "rlhf-stack/step": "merge-sft", "rlhf-stack/stage": "merge"}
+    states = [{"name": "wait", "restartCount": 0}, {"name": "main", "restartCount": 0, "state": {"terminated": {}}}]
+    status = {"phase": "Succeeded", "containerStatuses": states}
+    server.put("pods", {"metadata": {"name": "w-1", "labels": labels}, "status": status})
+    server.write_log("w-1", "merge-sft ✓ 0.4 s")
+    result = rlhf("logs", "merge-sft", "--run", "r1", "-n", "kfp")
+    assert result.output == "merge-sft ✓ 0.4 s\n"
+    assert any("container=main" in line for line in server.requests)
+
+
 def test_logs_of_a_local_run_are_in_its_file(run):
     run.begin(Place.here("local"))
     run.store.write("runs/r1/run.log", b"noise\nsft step 1/3\nrl step 1/3\n")

@@ -144,6 +144,13 @@ def test_a_refusal_is_told_in_one_line(server):
     assert result.stderr.count("\n") == 1
 
 
+def test_a_failure_of_the_server_is_told_in_its_own_words(server):
+    server.refuse = 500
+    result = rlhf("submit", "--endpoint", server.url)
+    assert result.returncode == 75
+    assert f"{server.url}: the API server failed: 500 the quota is used up; see its log" in result.stderr
+
+
 def test_no_server_is_told_in_one_line():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
