@@ -17,7 +17,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-smollm2 test test-cluster test-long fuzz images lint types golden lock bench clean
+.PHONY: help demo demo-smollm2 test test-cluster test-kfp test-long fuzz images lint types golden lock bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ test: $(VENV)/.dev lint types ## all tests that need neither cluster nor root
 
 test-cluster: $(VENV)/.dev ## tests on Kubernetes: KUBECONFIG's, else one that is brought up (root; Go; 15 minutes the first time)
 	tests/cluster/run $(BIN)/python -m pytest -q tests/cluster
+
+test-kfp: $(VENV)/.dev ## the pipeline on Kubeflow Pipelines: RLHF_KFP_IMAGES is a folder with archives of its images, or pull
+	$(if $(RLHF_KFP_IMAGES),tests/cluster/run) $(BIN)/python -m pytest -v -rs tests/cluster/test_kfp.py
 
 test-long: $(VENV)/.dev ## what takes too long for every commit: each stage ended ten times at random
 	$(BIN)/python -m pytest -q -m long

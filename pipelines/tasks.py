@@ -12,6 +12,7 @@ from kfp import dsl, kubernetes
 
 from components.images import image_of
 from components.launcher.component import cleanup
+from components.launcher.job import STEP
 from components.merge.component import merge
 from components.names import CONFIG_MAP, IN_CONFIG_MAP, IN_SECRET, SECRET
 
@@ -37,12 +38,13 @@ def step(task: dsl.PipelineTask, name: str = "", *, image: Any) -> dsl.PipelineT
     task.set_caching_options(False)
     # For pods that were evicted or lost: a step that failed for good says so again and ends.
     task.set_retry(RETRIES).set_cpu_request(cpu).set_memory_request(memory)
-    _on_kubernetes(task, stage)
+    _on_kubernetes(task, stage, name.replace(" ", "-") or stage)
     return task.set_display_name(name) if name else task
 
 
-def _on_kubernetes(task: dsl.PipelineTask, stage: str) -> None:
+def _on_kubernetes(task: dsl.PipelineTask, stage: str, step: str) -> None:
     kubernetes.add_pod_label(task, "rlhf-stack/stage", stage)
+    kubernetes.add_pod_label(task, STEP, step)  # a run has several merges
     # A variable of the task itself would reach kfp.local, too, where steps are processes.
     kubernetes.add_pod_label(task, "rlhf-stack/launcher", "kubernetes")
     kubernetes.use_field_path_as_env(task, "RLHF_LAUNCHER", "metadata.labels['rlhf-stack/launcher']")

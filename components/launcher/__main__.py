@@ -69,9 +69,25 @@ def _cleanup(arguments: argparse.Namespace) -> int:
     from components.launcher.cancel import delete_jobs
     from components.launcher.cluster import connect
 
-    names = delete_jobs(connect(arguments.namespace or os.environ.get("RLHF_NAMESPACE", "")), arguments.run)
+    asked = arguments.namespace or os.environ.get("RLHF_NAMESPACE", "")
+    cluster = connect(asked)
+    names = delete_jobs(cluster, arguments.run)
+    # Afterwards, since a store that is away must not keep the jobs beside us alive.
+    elsewhere = "" if asked else _configured_namespace(arguments.run)
+    if elsewhere not in ("", cluster.namespace):
+        names += delete_jobs(connect(elsewhere), arguments.run)
     say("cleanup", f"deleted {', '.join(names)}" if names else "no jobs are left")
     return 0
+
+
+def _configured_namespace(run: str) -> str:
+    """`launcher.namespace` of a run, as far as the store is known."""
+    from components.common.store import open_store
+    from components.launcher.planned import jobs_namespace
+    from components.launcher.record import Run
+
+    root = os.environ.get("RLHF_STORE", "")
+    return jobs_namespace(Run(open_store(root), run)) if root else ""
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,7 +10,18 @@ from typing import Any
 
 from components.common.errors import RetryableError, UserError
 from components.common.logs import say
-from components.launcher.cluster import JOBS, PODS, PYTORCHJOBS, ApiError, Cluster, Kind, Object, in_cluster, pauses
+from components.launcher.cluster import (
+    JOBS,
+    PODS,
+    PYTORCHJOBS,
+    ApiError,
+    Cluster,
+    Kind,
+    Object,
+    in_cluster,
+    own_namespace,
+    pauses,
+)
 from components.launcher.job import LABEL_KEY, LABEL_RUN, LABEL_STAGE, StageJob
 from components.launcher.objects import to_object
 from components.launcher.reasons import failure_condition, has_succeeded
@@ -72,9 +83,13 @@ def remove(cluster: Cluster, job: StageJob) -> None:
 def owner_reference(cluster: Cluster) -> dict[str, Any] | None:
     """The Argo Workflow that this process's pod belongs to, so that jobs go when the run is deleted.
 
-    Not the pod: pods of finished steps are cleared away while their jobs may be wanted.
+    Not the pod: pods of finished steps are cleared away while their jobs may be wanted. None for a job in another
+    namespace than this pod's: Kubernetes takes an owner that it does not find beside the job for one that is gone, and
+    deletes the job.
     """
-    pod = cluster.get(PODS, os.environ["HOSTNAME"]) if in_cluster() and "HOSTNAME" in os.environ else None
+    name = os.environ.get("KFP_POD_NAME") or os.environ.get("HOSTNAME")  # a host's name may be cut short
+    beside = in_cluster() and own_namespace() == cluster.namespace
+    pod = cluster.get(PODS, name) if beside and name else None
     owners = pod["metadata"].get("ownerReferences", []) if pod else []
     for owner in owners:
         if owner["kind"] == "Workflow":

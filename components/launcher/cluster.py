@@ -182,7 +182,7 @@ def connect(namespace: str = "") -> Cluster:
     settings = client.Configuration()
     if in_cluster():
         kubeconfig.load_incluster_config(client_configuration=settings)
-        own = (_TOKEN_FOLDER / "namespace").read_text(encoding="utf-8").strip()
+        own = own_namespace()
     else:
         try:
             file = os.environ.get("KUBECONFIG") or None  # the client itself reads it only once, when it is imported
@@ -199,6 +199,11 @@ def connect(namespace: str = "") -> Cluster:
 def in_cluster() -> bool:
     """Whether this process runs in a pod that may speak to its cluster."""
     return "KUBERNETES_SERVICE_HOST" in os.environ and (_TOKEN_FOLDER / "token").is_file()
+
+
+def own_namespace() -> str:
+    """The namespace of this process's pod."""
+    return (_TOKEN_FOLDER / "namespace").read_text(encoding="utf-8").strip()
 
 
 def selectors(labels: Mapping[str, str] | None, fields: str = "") -> dict[str, str]:

@@ -65,6 +65,13 @@ def launcher_config(settings: Mapping[str, Any]) -> LauncherConfig:
     return LauncherConfig.model_validate(settings.get("launcher") or {})
 
 
+def jobs_namespace(run: Run) -> str:
+    """The namespace that a run's configuration wants its jobs in; empty: the launcher's own, or it is not known yet."""
+    if not run.store.exists(f"runs/{run.run_id}/config.yaml"):
+        return ""
+    return launcher_config(run_settings(run)).namespace
+
+
 def run_settings(run: Run) -> dict[str, Any]:
     """A run's resolved configuration."""
     path = f"runs/{run.run_id}/config.yaml"

@@ -29,6 +29,7 @@ class PodLog(threading.Thread):
         changed: Notified when `pod` gives something else.
         take: Called with every line, in order.
         seen: Gives the lines that an earlier reader has taken. Called in this thread: it may take its time.
+        container: Whose log; by default that of a job's pod.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class PodLog(threading.Thread):
         changed: threading.Condition,
         take: Callable[[Line], None],
         seen: Callable[[], SeenLines] = SeenLines,
+        container: str = CONTAINER,
     ) -> None:
         first = pod()
         assert first is not None, "a log is followed once its pod is there"
@@ -46,6 +48,7 @@ class PodLog(threading.Thread):
         self._cluster, self._pod, self._changed, self._take, self._recall = cluster, pod, changed, take, seen
         self._seen = SeenLines()
         self._failures = 0
+        self._container = container
         self._response: urllib3.BaseHTTPResponse | None = None
         self._to_finish = False
         self._read_whole = 0  # containers of this pod, counted from its first, whose last line was read
@@ -78,7 +81,7 @@ class PodLog(threading.Thread):
 
     def _step(self, pod: Object) -> bool:
         """Reads what a pod in this state has; returns whether that was all there will ever be."""
-        state, restarts = container_state(pod)
+        state, restarts = container_state(pod, self._container)
         if restarts > self._read_whole:
             self._read_previous()
             self._read_whole = restarts
@@ -110,7 +113,7 @@ class PodLog(threading.Thread):
     def _read(self, *, follow: bool, previous: bool = False) -> None:
         since = self._seen.since()
         query = {
-            "container": CONTAINER,
+            "container": self._container,
             "timestamps": "true",
             **({"sinceTime": since} if since else {}),
             **({"previous": "true"} if previous else {}),
@@ -150,10 +153,10 @@ class PodLog(threading.Thread):
             self._changed.wait_for(lambda: self._to_finish or self._pod() is not pod)
 
 
-def container_state(pod: Object) -> tuple[str, int]:
+def container_state(pod: Object, container: str = CONTAINER) -> tuple[str, int]:
     """Whether the container waits, runs or has ended, and how often it was restarted."""
     for status in pod.get("status", {}).get("containerStatuses", []):
-        if status["name"] == CONTAINER:
+        if status["name"] == container:
             ended = "terminated" in status.get("state", {}) or "terminated" in status.get("lastState", {})
             running = "running" in status.get("state", {})
             return ("running" if running else "ended" if ended else "waiting"), int(status["restartCount"])

@@ -32,7 +32,7 @@ def _cancel(found: Found) -> None:
         from components.launcher.cancel import delete_jobs, terminate_workflow
 
         names = delete_jobs(found.cluster, found.run.run_id)
-        if terminate_workflow(found.cluster, found.run.run_id):
+        if terminate_workflow(found.pipelines or found.cluster, found.run.run_id):
             click.echo("the run on Kubeflow Pipelines is told to end")
         click.echo("\n".join(f"deleted job {name}" for name in names) or "it has no jobs")
     elif found.place is not None:

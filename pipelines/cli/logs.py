@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -50,13 +51,20 @@ def logs(
     """
     with reported(), found_run(run_id, store, namespace) as found:
         step = stage or _last_step(found.run)
-        pod = _pod(found.cluster, found.run.run_id, step, rank) if found.cluster else None
-        if pod is not None and found.cluster is not None:
-            _show_pod(found.cluster, pod, follow, tail)
-        elif found.cluster is not None:
-            _show(_stored(found.run, step, rank), tail)
-        else:
+        if found.cluster is None:
             _show_local(found, stage, follow, tail)
+            return
+        pod = _pod(found.cluster, found.run.run_id, step, rank)
+        if pod is not None:
+            _show_pod(found.cluster, pod, follow, tail)
+            return
+        lines = _stored(found.run, step, rank)
+        first = next(lines, None)
+        own = _step_pod(found.pipelines, found.run.run_id, step) if first is None and found.pipelines else None
+        if own is not None and found.pipelines is not None:
+            _show_pod(found.pipelines, own, follow, tail, "main")
+        else:
+            _show(lines if first is None else chain([first], lines), tail)
 
 
 def _last_step(run: Run) -> str:
@@ -81,15 +89,25 @@ def _pod(cluster: Cluster, run: str, step: str, rank: int) -> Object | None:
     return pods[rank] if rank < len(pods) else None
 
 
+def _step_pod(cluster: Cluster, run: str, step: str) -> Object | None:
+    """The newest pod in which Kubeflow Pipelines runs a step: the one that does its work, where it makes no job."""
+    from components.launcher.cluster import PODS
+    from components.launcher.job import STEP
+
+    pods = cluster.list(PODS, {"pipeline/runid": run, STEP: step})
+    return max(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), default=None)
+
+
 def _node_rank(name: str) -> int:
     """Number of a pod among its job's: `…-master-0` is 0, `…-worker-0` is 1."""
     *_, role, index = ["", *name.rsplit("-", 2)]
     return int(index) + 1 if role == "worker" and index.isdigit() else 0
 
 
-def _show_pod(cluster: Cluster, pod: Object, follow: bool, tail: int | None) -> None:
+def _show_pod(cluster: Cluster, pod: Object, follow: bool, tail: int | None, container: str = "") -> None:
     from components.launcher.cluster import PODS
     from components.launcher.log_lines import SeenLines
+    from components.launcher.pod import CONTAINER
     from components.launcher.pod_logs import PodLog
     from components.launcher.watch import Watched
 
@@ -100,7 +118,9 @@ def _show_pod(cluster: Cluster, pod: Object, follow: bool, tail: int | None) -> 
     uid, seen = pod["metadata"]["uid"], SeenLines()
 
     def reader(take: Callable[[str], None]) -> PodLog:
-        return PodLog(cluster, lambda: pods.find(uid), changed, lambda line: take(line.text), lambda: seen)
+        return PodLog(
+            cluster, lambda: pods.find(uid), changed, lambda line: take(line.text), lambda: seen, container or CONTAINER
+        )
 
     if pods.find(uid) is None:
         return

@@ -22,11 +22,19 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Found:
-    """A run, where it is driven from, and the cluster that has its jobs, if one has."""
+    """A run, and where it is.
+
+    Attributes:
+        run: The run.
+        place: Where it is driven from; None where Kubeflow Pipelines drives it.
+        cluster: The namespace that has its jobs, if a cluster has them.
+        pipelines: The namespace that was asked for, where Kubeflow Pipelines may drive it.
+    """
 
     run: Run
     place: Place | None
     cluster: Cluster | None
+    pipelines: Cluster | None = None
 
 
 def options(command: Command) -> Command:
@@ -54,7 +62,7 @@ def found_run(run_id: str | None, store: str | None, namespace: str) -> Iterator
         with cluster_access(namespace) as cluster:
             run = _run(run_id, store or os.environ.get("RLHF_STORE", ""))
             place = run.place()
-            yield Found(run, place, _cluster_of(place, cluster, namespace))
+            yield Found(run, place, _cluster_of(run, place, cluster, namespace), cluster)
         return
     run = _run(run_id, named_root(store))
     place = run.place()
@@ -65,12 +73,18 @@ def found_run(run_id: str | None, store: str | None, namespace: str) -> Iterator
         yield Found(run, place, cluster)
 
 
-def _cluster_of(place: Place | None, cluster: Cluster, namespace: str) -> Cluster | None:
-    """The namespace that has a run's jobs: the one asked for, else the run's own; none for a run of this machine."""
-    if place is None or namespace:
-        return cluster
-    from components.launcher.cluster import Cluster
+def _cluster_of(run: Run, place: Place | None, cluster: Cluster, namespace: str) -> Cluster | None:
+    """The namespace that has a run's jobs: the one asked for, else the run's own; none for a run of this machine.
 
+    A run of Kubeflow Pipelines is asked for by the namespace of Kubeflow Pipelines; its jobs may be in another.
+    """
+    from components.launcher.cluster import Cluster
+    from components.launcher.planned import jobs_namespace
+
+    if place is None:
+        return Cluster(cluster.api, jobs_namespace(run) or cluster.namespace)
+    if namespace:
+        return cluster
     return None if place.on == "local" else Cluster(cluster.api, place.namespace or cluster.namespace)
 
 

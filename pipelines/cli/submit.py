@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
 import sys
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 ENDED = {"SUCCEEDED": 0, "SKIPPED": 0, "FAILED": 1, "CANCELED": 1}
 POLL_SECONDS = 2.0
-AWAY_SECONDS = 60.0  # how long the API server may be away while we wait; the run goes on without us
+AWAY_SECONDS = 300.0  # how long the API server may be away while we wait; the run goes on without it
 IMAGES = ("RLHF_REGISTRY", "RLHF_VERSION", "RLHF_IMAGE")
 
 
@@ -133,14 +134,26 @@ def _client(endpoint: str | None, namespace: str) -> Any:
 
 def _api_error(error: Exception, endpoint: str | None) -> Exception:
     status = getattr(error, "status", None)
-    detail = " ".join(str(getattr(error, "reason", None) or error).split())[:300]
+    detail = " ".join((_told(error) or str(getattr(error, "reason", None) or error)).split())[:300]
     if status is not None and 400 <= int(status) < 500 and int(status) != 429:
         return UserError(f"the API server refused: {status} {detail}", where=endpoint or "Kubeflow Pipelines")
+    if _told(error):
+        where = endpoint or "Kubeflow Pipelines"
+        return RetryableError(f"the API server failed: {status} {detail}", where=where, hint="see its log")
     return RetryableError(
         f"no answer from Kubeflow Pipelines: {detail}",
         where=endpoint or "kubeconfig",
         hint="check --endpoint or KUBECONFIG, and that the ml-pipeline Service is up",
     )
+
+
+def _told(error: Exception) -> str:
+    """What the API server itself says, if it was the one that answered."""
+    try:
+        body = json.loads(getattr(error, "body", None) or "")
+    except ValueError:
+        return ""
+    return str(body.get("error") or body.get("message") or "") if isinstance(body, dict) else ""
 
 
 def _wait(client: Any, run_id: str, endpoint: str | None) -> int:

@@ -1,5 +1,7 @@
 """What the pipeline finds where the chart is installed: settings, keys, rights, and Kubeflow Pipelines set to them."""
 
+import json
+
 import yaml
 
 from tests.support.helm import NAMESPACE, render
@@ -81,3 +83,18 @@ def test_an_operator_for_one_namespace_may_read_no_other():
 def test_no_role_but_the_operators_reaches_beyond_the_namespace(objects):
     beyond = {made["metadata"]["name"] for made in objects if made["kind"].startswith("Cluster")}
     assert beyond <= {"rlhf-training-operator"}
+
+
+def test_steps_go_where_the_charts_own_pods_go_and_have_what_is_added():
+    (config,) = [
+        made
+        for made in render(*arguments("everything"))
+        if (made["kind"], made["metadata"]["name"]) == ("ConfigMap", "workflow-controller-configmap")
+    ]
+    spec = yaml.safe_load(config["data"]["workflowDefaults"])["spec"]
+    assert spec["nodeSelector"] == {"kubernetes.io/arch": "amd64"}
+    assert [found["key"] for found in spec["tolerations"]] == ["dedicated"]
+    assert spec["podPriorityClassName"] == "system-cluster-critical"
+    (container,) = json.loads(spec["podSpecPatch"])["containers"]
+    assert container["env"] == [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}]
+    assert "templateDefaults" not in spec  # see the template

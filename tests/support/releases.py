@@ -16,11 +16,19 @@ import yaml
 from kubernetes.client.exceptions import ApiException
 
 from tests.support.cluster import Cluster, Object, pod, wait_until
+from tests.support.commands import ROOT
 from tests.support.helm import CHART, helm
 
-LENT = "lent"
-_MOUNT = {"name": LENT, "mountPath": "/lent", "readOnly": True}
-_VOLUME = {"name": LENT, "persistentVolumeClaim": {"claimName": LENT, "readOnly": True}}
+# Claims of each namespace, by which folders of the node are lent to its pods: `restricted` lets no hostPath in.
+# By that part of its path dill knows a package from a user's code, which it would pickle whole.
+FOLDERS = {"lent-site-packages": Path(sysconfig.get_path("purelib")), "lent-tree": ROOT}
+PYTHONPATH = "/lent/tree:/lent/site-packages"
+MOUNTS: list[Object] = [
+    {"name": name, "mountPath": f"/lent/{name.removeprefix('lent-')}", "readOnly": True} for name in FOLDERS
+]
+VOLUMES: list[Object] = [
+    {"name": name, "persistentVolumeClaim": {"claimName": name, "readOnly": True}} for name in FOLDERS
+]
 
 
 @dataclass(frozen=True)
@@ -72,9 +80,9 @@ class Release:
 
     def python(self, name: str, code: str) -> str:
         """Runs Python in a pod that has the pipeline's credentials; returns what it prints."""
-        made = pod(name, self.image, ["python", "-c", code], environment={"PYTHONPATH": "/lent"})
-        made["spec"]["volumes"].append(_VOLUME)
-        made["spec"]["containers"][0]["volumeMounts"].append(_MOUNT)
+        made = pod(name, self.image, ["python", "-c", code], environment={"PYTHONPATH": PYTHONPATH})
+        made["spec"]["volumes"].extend(VOLUMES)
+        made["spec"]["containers"][0]["volumeMounts"].extend(MOUNTS)
         ended = self.cluster.run_pod(self.namespace, made)
         assert ended.exit_code == 0, ended.log
         return ended.log.strip()
@@ -104,23 +112,25 @@ def prepared(cluster: Cluster, namespace: str, image: str, registry: str, **valu
     Args:
         cluster: Where.
         namespace: Name of the namespace to make.
-        image: A Python image, to which our packages are lent by a claim: `restricted` lets no hostPath in.
+        image: A Python image, to which this tree and our packages are lent by claims.
         registry: Registry of the tests' own images.
         values: Further values.
     """
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}})
-    volume = f"lent-{namespace}"
     try:
-        cluster.create(*_lent(volume), namespace=namespace)
+        for name in FOLDERS:
+            cluster.create(*_lent(name, namespace), namespace=namespace)
         yield Release(cluster, namespace, image, _merge(_values(image, registry), values))
     finally:
         cluster.remove_namespace(namespace)
-        cluster.core.delete_persistent_volume(volume)
+        for name in FOLDERS:
+            cluster.core.delete_persistent_volume(f"{name}-{namespace}")
 
 
-def _lent(volume: str) -> Sequence[Object]:
-    same = {"accessModes": ["ReadOnlyMany"], "storageClassName": LENT}
+def _lent(name: str, namespace: str) -> Sequence[Object]:
+    same = {"accessModes": ["ReadOnlyMany"], "storageClassName": "lent"}
+    volume = f"{name}-{namespace}"
     return [
         {
             "apiVersion": "v1",
@@ -130,13 +140,13 @@ def _lent(volume: str) -> Sequence[Object]:
                 **same,
                 "capacity": {"storage": "1Gi"},
                 "persistentVolumeReclaimPolicy": "Retain",
-                "hostPath": {"path": sysconfig.get_path("purelib"), "type": "Directory"},
+                "hostPath": {"path": str(FOLDERS[name]), "type": "Directory"},
             },
         },
         {
             "apiVersion": "v1",
             "kind": "PersistentVolumeClaim",
-            "metadata": {"name": LENT},
+            "metadata": {"name": name},
             "spec": {**same, "volumeName": volume, "resources": {"requests": {"storage": "1Gi"}}},
         },
     ]
@@ -152,9 +162,9 @@ def _values(image: str, registry: str) -> dict[str, Any]:
             "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}},
         },
         "helpers": {
-            "extraEnv": [{"name": "PYTHONPATH", "value": "/lent"}],
-            "extraVolumes": [_VOLUME],
-            "extraVolumeMounts": [_MOUNT],
+            "extraEnv": [{"name": "PYTHONPATH", "value": PYTHONPATH}],
+            "extraVolumes": VOLUMES,
+            "extraVolumeMounts": MOUNTS,
         },
     }
 

@@ -16,6 +16,7 @@ import yaml
 from click.testing import CliRunner
 
 from components.common.store import DirectoryStore
+from components.launcher.__main__ import main as launcher
 from components.launcher.config import LauncherConfig
 from components.launcher.forward import service_of
 from components.launcher.job import stage_job
@@ -100,6 +101,18 @@ def test_logs_come_from_the_pod_and_afterwards_from_the_store(run, job, server):
         stored.flush()
     assert rlhf("logs", "sft", "--store", run.store.root).output == "of rank 0\n"
     assert rlhf("logs", "sft", "--rank", "1", "--store", run.store.root).output == "of rank 1\n"
+
+
+def test_logs_of_a_step_without_a_job_come_from_its_pod_on_kubeflow_pipelines(on_pipelines, server):
+    server.put("configmaps", {"metadata": {"name": "rlhf-stack"}, "data": {"RLHF_STORE": on_pipelines.store.root}})
+    labels = {"pipeline/runid": "r1", "rlhf-stack/step": "merge-sft", "rlhf-stack/stage": "merge"}
+    states = [{"name": "wait", "restartCount": 0}, {"name": "main", "restartCount": 0, "state": {"terminated": {}}}]
+    status = {"phase": "Succeeded", "containerStatuses": states}
+    server.put("pods", {"metadata": {"name": "w-1", "labels": labels}, "status": status})
+    server.write_log("w-1", "merge-sft ✓ 0.4 s")
+    result = rlhf("logs", "merge-sft", "--run", "r1", "-n", "kfp")
+    assert result.output == "merge-sft ✓ 0.4 s\n"
+    assert any("container=main" in line for line in server.requests)
 
 
 def test_logs_of_a_local_run_are_in_its_file(run):
@@ -206,6 +219,43 @@ def test_cancel_deletes_the_jobs_and_keeps_steps_from_beginning(run, job, server
     assert stopped.value.code == 2
     run.forget_unfinished()
     assert not run.is_cancelled()
+
+
+@pytest.fixture
+def on_pipelines(run):
+    """The run as Kubeflow Pipelines drives it, whose jobs are in another namespace than its steps."""
+    run.store.remove(f"runs/{run.run_id}/place.json")
+    run.store.write("runs/r1/config.yaml", b"launcher: {namespace: jobs}")
+    return run
+
+
+def test_cancel_looks_for_jobs_where_the_run_puts_them_and_for_the_workflow_where_it_was_asked(
+    on_pipelines, job, server
+):
+    server.put("configmaps", {"metadata": {"name": "rlhf-stack"}, "data": {"RLHF_STORE": on_pipelines.store.root}})
+    server.put("workflows", {"metadata": {"name": "w", "labels": {"pipeline/runid": "r1"}}, "spec": {}})
+    assert rlhf("cancel", "r1", "-n", "kfp").exit_code == 0
+    changes = [line.partition("?")[0] for line in server.requests if line.startswith(("DELETE", "PATCH"))]
+    assert changes == [
+        f"DELETE /apis/kubeflow.org/v1/namespaces/jobs/pytorchjobs/{job.name}",
+        "PATCH /apis/argoproj.io/v1alpha1/namespaces/kfp/workflows/w",
+    ]
+
+
+def test_the_last_step_looks_for_jobs_beside_itself_and_where_the_run_puts_them(
+    on_pipelines, server, monkeypatch, capsys
+):
+    monkeypatch.setenv("RLHF_STORE", on_pipelines.store.root)
+    assert launcher(["cleanup", "r1"]) == 0
+    listed = [line.partition("?")[0].split("/")[-2:] for line in server.requests if "/pytorchjobs" in line]
+    assert listed == [["rlhf", "pytorchjobs"], ["jobs", "pytorchjobs"]]
+    assert "no jobs are left" in capsys.readouterr().out
+
+
+def test_the_last_step_of_a_run_that_was_never_prepared_looks_beside_itself(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("RLHF_STORE", str(tmp_path / "store"))
+    assert launcher(["cleanup", "r1"]) == 0
+    assert sum("/pytorchjobs" in line for line in server.requests) == 1
 
 
 def test_an_unknown_run_is_named_with_those_there_are(run):

@@ -11,6 +11,7 @@ from components.common.artifacts import Manifest, commit
 from components.common.errors import InputError, RetryableError, RlhfError, UserError
 from components.common.store import DirectoryStore
 from components.launcher import acquire, cluster_run, follow, job_logs
+from components.launcher.cluster import connect
 from components.launcher.config import LauncherConfig
 from components.launcher.credentials import StoreKeys
 from components.launcher.job import stage_job
@@ -508,3 +509,17 @@ def test_a_job_is_left_alone_when_it_is_we_who_cannot_see_it(server, step):
     operator.run_pod()
     assert "watching is forbidden" in launcher.error_of(UserError)
     assert job.name in server.objects["pytorchjobs"]
+
+
+def test_a_job_belongs_to_the_workflow_of_the_pod_that_makes_it_unless_it_is_elsewhere(server, monkeypatch):
+    owner = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "w", "uid": "u", "controller": True}
+    server.put("pods", {"metadata": {"name": "the-whole-name", "ownerReferences": [owner]}})
+    monkeypatch.setenv("HOSTNAME", "the-whole")
+    monkeypatch.setenv("KFP_POD_NAME", "the-whole-name")
+    monkeypatch.setattr(acquire, "in_cluster", lambda: True)
+    monkeypatch.setattr(acquire, "own_namespace", lambda: "rlhf")
+    wanted = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "w", "uid": "u"}
+    assert acquire.owner_reference(connect("rlhf")) == wanted
+    asked = len(server.requests)
+    assert acquire.owner_reference(connect("jobs")) is None
+    assert len(server.requests) == asked

@@ -60,7 +60,10 @@ def test_a_local_configuration_is_sent_as_text(server, tmp_path):
     ("argument", "words"),
     [
         ("data=FOLDER", "data.sft.sources[0]: FOLDER/sft.jsonl is on this machine, where pods cannot read it"),
-        ("model=FOLDER", "model: FOLDER is on this machine, where pods cannot read it; `rlhf put --on kubernetes FOLDER`"),
+        (
+            "model=FOLDER",
+            "model: FOLDER is on this machine, where pods cannot read it; `rlhf put --on kubernetes FOLDER`",
+        ),
         ("data=FOLDER/none", "FOLDER/none: no such folder, or it is empty"),
     ],
 )
@@ -105,7 +108,7 @@ def test_an_api_server_that_is_away_for_a_while_does_not_end_the_waiting(server)
     said = [line.split(" ", 1)[1] for line in result.stdout.splitlines() if line[2:3] == ":"]
     assert said[0] == "RUNNING"
     assert "no answer from Kubeflow Pipelines" in said[1]
-    assert "trying for 60 s more" in said[1]
+    assert "trying for 300 s more" in said[1]
     assert said[2:] == ["it answers again", "SUCCEEDED"]
 
 
@@ -130,6 +133,13 @@ def test_one_that_stays_away_or_refuses_does(monkeypatch, status, kind):
     with pytest.raises(kind):
         submit._wait(Client(), "r1", None)
     assert len(asked) == 1 if status == 404 else len(asked) > 1
+
+
+def test_a_preset_of_ones_own_is_sent_as_text(server, tmp_path):
+    (tmp_path / "mine.yaml").write_text("sft: {max_steps: 3}\n")
+    result = rlhf("submit", "--endpoint", server.url, f"preset={tmp_path / 'mine.yaml'}")
+    assert result.returncode == 0, result.stderr
+    assert yaml.safe_load(server.runs[0]["runtime_config"]["parameters"]["preset"]) == {"sft": {"max_steps": 3}}
 
 
 @pytest.mark.parametrize("given", ["option", "context", "only one"])
@@ -183,6 +193,13 @@ def test_a_refusal_is_told_in_one_line(server):
     assert result.stderr.startswith("error: ")
     assert "403" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_a_failure_of_the_server_is_told_in_its_own_words(server):
+    server.refuse = 500
+    result = rlhf("submit", "--endpoint", server.url)
+    assert result.returncode == 75
+    assert f"{server.url}: the API server failed: 500 the quota is used up; see its log" in result.stderr
 
 
 def test_no_server_is_told_in_one_line():
