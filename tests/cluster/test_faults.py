@@ -19,14 +19,6 @@ from tests.support.cluster_steps import Launcher, Steps, kill_containers
 from tests.support.commands import python
 
 
-@pytest.fixture
-def steps(cluster, namespace, bucket, lent, monkeypatch):
-    steps = Steps(cluster, namespace, bucket, lent)
-    for name, value in steps.variables().items():
-        monkeypatch.setenv(name, value)
-    return steps
-
-
 def said_steps(text: str) -> list[int]:
     return [int(number) for number in re.findall(r"^sft step (\d+)/", text, re.MULTILINE)]
 
@@ -250,26 +242,3 @@ def test_an_operator_that_is_down_is_waited_for_or_named(steps):
     assert launcher.end() == 0, launcher.text
     assert said_steps(launcher.text) == list(range(1, 31))
     steps.check_nothing_is_left()
-
-
-def test_a_waiting_launcher_is_small_and_quiet(steps):
-    launcher = steps.launch("--steps=40", "--pause=0.5")
-    launcher.wait_for("sft step 3/40")
-    pid = launcher.process.pid
-    before, began = cpu_seconds(pid), time.monotonic()
-    time.sleep(12)
-    share = (cpu_seconds(pid) - before) / (time.monotonic() - began)
-    memory = rss_mib(pid)
-    assert launcher.end() == 0, launcher.text
-    print(f"launcher: {memory:.0f} MiB, {100 * share:.2f} % of a core")
-    assert memory < 120
-    assert share < 0.01
-
-
-def cpu_seconds(pid: int) -> float:
-    fields = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()  # noqa: SIM115
-    return (int(fields[11]) + int(fields[12])) / 100
-
-
-def rss_mib(pid: int) -> float:
-    return int(open(f"/proc/{pid}/statm").read().split()[1]) * 4096 / 2**20

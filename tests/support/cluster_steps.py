@@ -145,12 +145,12 @@ class Steps:
         return f"{self.name}-master-0"
 
     def jobs(self) -> list[str]:
-        found = self.cluster.custom.list_namespaced_custom_object("kubeflow.org", "v1", self.namespace, "pytorchjobs")
-        return [item["metadata"]["name"] for item in found["items"]]
+        return [job["metadata"]["name"] for job in self.cluster.pytorchjobs(self.namespace)]
 
     def check_nothing_is_left(self) -> None:
         """No job, no pod that holds GPUs, no Secret of a job."""
         wait_until(lambda: not self.jobs(), 20, "no job is left")
+        wait_until(lambda: not self.cluster.batch.list_namespaced_job(self.namespace).items, 20, "no Job is left")
         wait_until(lambda: not self.cluster.core.list_namespaced_pod(self.namespace).items, 60, "no pod is left")
         names = [item.metadata.name for item in self.cluster.core.list_namespaced_secret(self.namespace).items]
         wait_until(
