@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from datetime import datetime
@@ -14,7 +13,7 @@ from components.common.store import open_store
 from components.launcher.job import LABEL_RUN
 from components.launcher.log_store import read_log, stored_logs
 from components.launcher.record import Place, Run
-from tests.support.cluster import pod, wait_until
+from tests.support.cluster import wait_until
 from tests.support.cluster_steps import Launcher, Steps, kill_containers
 from tests.support.commands import python
 
@@ -105,9 +104,7 @@ def test_a_launcher_that_was_killed_is_followed_by_one_that_adopts_the_job(steps
 
 
 def test_a_launcher_in_a_pod_needs_no_more_than_its_role_and_leaves_the_job_when_it_is_told_to_stop(steps):
-    fields = json.dumps(steps.fields("--steps=20", "--pause=0.5"))
-    body = pod("launcher", "", ["python3", "-m", "tests.support.launch_step", fields], account="rlhf-launcher")
-    steps.lent.to(body)
+    body = steps.launcher_pod("launcher", "--steps=20", "--pause=0.5")
     steps.cluster.core.create_namespaced_pod(steps.namespace, body)
     wait_until(lambda: "sft step 3/20" in log_of(steps, "launcher"), 120, "the step runs")
     steps.cluster.core.delete_namespaced_pod("launcher", steps.namespace, grace_period_seconds=5)

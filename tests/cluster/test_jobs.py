@@ -8,12 +8,15 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
 
 from components.common.artifacts import read_manifest
 from components.common.inputs import split_uri
-from components.common.store import open_store
+from components.common.store import Store, open_store
 from components.launcher.record import Run
 from tests.support.cluster import Cluster, wait_until
 from tests.support.cluster_minio import Bucket
@@ -31,6 +34,7 @@ SHORT = {
     "evaluate": {"num_eval_prompts": 8},
 }
 STAGES = ("pretrain", "sft", "reward", "rl")
+TOLERANCE = 5e-4  # of weights up to 0.17; one step of a stage changes them by 2e-3 to 5e-3
 
 
 def asked(folder: Path, lent: Lent, **settings: Any) -> list[str]:
@@ -40,26 +44,40 @@ def asked(folder: Path, lent: Lent, **settings: Any) -> list[str]:
     return ["--preset", str(ROOT / "tests/support/toy.yaml"), "--config", str(path)]
 
 
-def digests(run: Run) -> dict[str, str]:
-    """Digest of each step's artifact: of its files, its metrics, and so of all that it was made from."""
+def artifacts(run: Run) -> dict[str, tuple[Store, str]]:
+    """Where the artifact is that each stage and merge has made."""
     found = {}
     for record in run.steps():
         root, prefix, _ = split_uri(record.uri)
         if record.step.startswith((*STAGES, "merge")):
-            found[record.step] = read_manifest(open_store(root), prefix).digest
+            found[record.step] = open_store(root), prefix
+    assert len(found) == 2 * len(STAGES)
+    return found
+
+
+def digests(run: Run) -> dict[str, str]:
+    """Digest of each step's artifact: of its files, its metrics, and so of all that it was made from."""
+    return {step: read_manifest(*place).digest for step, place in artifacts(run).items()}
+
+
+def weights(run: Run) -> dict[str, NDArray[np.float64]]:
+    """Every tensor of every stage's adapter."""
+    found = {}
+    for stage in STAGES:
+        store, prefix = artifacts(run)[stage]
+        tensors = load_file(store.fetch(prefix) / "adapter_model.safetensors")
+        found |= {f"{stage} {name}": tensor.astype(np.float64) for name, tensor in tensors.items()}
     return found
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, lent):
-    """Digests of the same run on this machine, with as many processes and no faults."""
+    """The same run on this machine, with as many processes and no faults."""
     folder = tmp_path_factory.mktemp("here")
     arguments = [*asked(folder, lent, nproc_per_node=4), "--store", str(folder / "store"), "--run-id", "here"]
     result = rlhf("run", *arguments, timeout=1200)
     assert result.returncode == 0, result.stdout + result.stderr
-    found = digests(Run(open_store(str(folder / "store")), "here"))
-    assert len(found) == 2 * len(STAGES)
-    return found
+    return Run(open_store(str(folder / "store")), "here")
 
 
 @pytest.fixture
@@ -76,27 +94,29 @@ def drive(namespace, lent, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def results(bucket, monkeypatch):
-    """Digests of a run in the test's bucket."""
+def made(bucket, monkeypatch):
+    """A run in the test's bucket."""
 
-    def of(run: str) -> dict[str, str]:
+    def of(run: str) -> Run:
         for name, value in {**bucket.settings(host=True), **bucket.secret()}.items():
             monkeypatch.setenv(name, value)
-        return digests(Run(open_store(bucket.root), run))
+        return Run(open_store(bucket.root), run)
 
     return of
 
 
-def test_a_run_whose_pods_are_lost_ends_like_an_undisturbed_run(
-    cluster, namespace, bucket, drive, results, undisturbed
-):
-    """Bit by bit: a digest is that of all files and metrics."""
+def test_a_run_whose_pods_are_lost_ends_like_an_undisturbed_run(cluster, namespace, bucket, drive, made, undisturbed):
+    """Up to rounding. DistributedDataParallel lays its gradients out anew after the first step of a process, and where a
+    number lies decides in which order four processes' shares of it are added: a stage that goes on has one such first
+    step more. What follows magnifies that: 2e-5 was seen in the weights of reward.
+    """
     run = f"run-{secrets.token_hex(3)}"  # unlike any other on this machine: its processes are found by it
     launcher = drive(run)
     for stage in STAGES:
-        wait_for_checkpoint(bucket, stage, launcher)
         if stage == "sft":
-            look_at(namespace, run)
+            launcher.wait_for("sft job rlhf-sft", 600)
+            look_at(namespace, run)  # while it imports its libraries: its steps are over in seconds
+        wait_for_checkpoint(bucket, stage, launcher)
         if stage in ("pretrain", "rl"):
             kill_containers(f"components.{stage} .*/runs/{run}/")
         else:  # with the pod goes its disk, so that what goes on comes from the store
@@ -108,10 +128,14 @@ def test_a_run_whose_pods_are_lost_ends_like_an_undisturbed_run(
     check_no_jobs(cluster, namespace)
     stored = rlhf("logs", "sft", "--run", run, "-n", namespace)
     assert re.findall(r"sft step \d+/24", stored.stdout), "the store has the log when the pod is gone"
-    assert results(run) == undisturbed
+    ours, theirs = weights(made(run)), weights(undisturbed)
+    assert ours.keys() == theirs.keys()
+    apart = {name: float(np.abs(ours[name] - theirs[name]).max()) for name in ours}
+    print(f"weights are {max(apart.values()):.1e} apart at most")
+    assert max(apart.values()) < TOLERANCE, apart
 
 
-def test_four_pods_of_one_gpu_give_what_four_processes_in_one_pod_give(cluster, namespace, drive, results, undisturbed):
+def test_four_pods_of_one_gpu_give_what_four_processes_in_one_pod_give(cluster, namespace, drive, made, undisturbed):
     launcher = drive("r1", nodes=4, gpus_per_node=1)
     launcher.wait_for("sft step 2/", 900)
     pods = cluster.core.list_namespaced_pod(namespace, label_selector="rlhf-stack/stage=sft").items
@@ -119,7 +143,7 @@ def test_four_pods_of_one_gpu_give_what_four_processes_in_one_pod_give(cluster, 
     assert {pod.spec.containers[0].resources.limits["nvidia.com/gpu"] for pod in pods} == {"1"}
     assert launcher.end(900) == 0, launcher.text
     check_no_jobs(cluster, namespace)
-    assert results("r1") == undisturbed
+    assert digests(made("r1")) == digests(undisturbed), "bit by bit"
 
 
 def wait_for_checkpoint(bucket: Bucket, stage: str, launcher: Launcher) -> None:
@@ -142,12 +166,14 @@ def check_no_jobs(cluster: Cluster, namespace: str) -> None:
     assert not cluster.batch.list_namespaced_job(namespace).items
 
 
-def look_at(namespace, run):
+def look_at(namespace: str, run: str) -> None:
     """What a person sees of a run while its sft runs."""
-    status = rlhf("status", run, "-n", namespace)
-    assert re.search(r"sft +running .* rlhf-sft-\w+\n +Running\n +pod rlhf-sft-\w+-master-0 Running on", status.stdout)
-    logs = rlhf("logs", "sft", "--run", run, "-n", namespace)
-    assert "sft step" in logs.stdout, logs
+    running = r"sft +running .* rlhf-sft-\w+\n +Running\n +pod rlhf-sft-\w+-master-0 Running on"
+
+    def is_seen() -> bool:
+        return bool(re.search(running, rlhf("status", run, "-n", namespace).stdout))
+
+    wait_until(is_seen, 60, "status shows that sft runs")
 
 
 def test_a_stages_pod_reads_its_inputs_and_writes_its_own_folders_only(cluster, namespace, bucket, lent, monkeypatch):
@@ -161,7 +187,7 @@ def test_a_stages_pod_reads_its_inputs_and_writes_its_own_folders_only(cluster, 
     assert set(secret.data) == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
     assert secret.metadata.owner_references[0].kind == "PyTorchJob"
     variables = {name: decoded(value) for name, value in secret.data.items()}
-    code = "import sys; from components.common.store import open_store; s = open_store(sys.argv[1]); "
+    code = "import sys; from components.common.store import Store, open_store; s = open_store(sys.argv[1]); "
     own = python("-c", code + f"s.write('work/sft/{steps.key}/x', b'')", bucket.root, **variables)
     assert own.returncode == 0, own.stderr
     for deed in ("s.write('artifacts/rl/x/y', b'')", "s.read('runs/other/config.yaml')"):

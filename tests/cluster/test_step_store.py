@@ -57,7 +57,7 @@ def test_a_store_that_is_away_for_a_while_is_waited_for(steps, minio):
 def test_cancel_in_an_upload_leaves_no_job_and_publishes_nothing(steps):
     begin_run(steps)
     prefix, store = f"artifacts/sft/{steps.key}", open_store(steps.bucket.root)
-    launcher = steps.launch("--steps=2", "--megabytes=128", "--part-pause=3")
+    launcher = steps.launch("--steps=2", "--megabytes=64", "--part-pause=300")
     launcher.wait_for("sft step 2/2")
     wait_until(lambda: store.files(prefix), 60, "the upload has begun")
     result = python("-m", "pipelines.cli", "cancel", steps.run, "-n", steps.namespace, **steps.variables())
@@ -71,9 +71,9 @@ def test_cancel_in_an_upload_leaves_no_job_and_publishes_nothing(steps):
         store.fetch(prefix)
 
     later = Steps(steps.cluster, steps.namespace, steps.bucket, steps.lent, key=steps.key)
-    launcher = later.launch("--steps=2", "--megabytes=128")
+    launcher = later.launch("--steps=2", "--megabytes=64")
     assert launcher.end() == 0, launcher.text
-    assert (store.fetch(prefix) / "big.bin").stat().st_size == 128 << 20, "fetch compares every byte's hash"
+    assert (store.fetch(prefix) / "big.bin").stat().st_size == 64 << 20, "fetch compares every byte's hash"
     later.check_nothing_is_left()
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from components.common.artifacts import find_manifest
 from components.launcher.job import GPU_STAGES
-from tests.support.cluster import Cluster, wait_until
+from tests.support.cluster import Cluster, Object, pod, wait_until
 from tests.support.commands import ROOT, environment
 from tests.support.launch_step import step_of
 
@@ -134,6 +134,13 @@ class Steps:
         """Starts a launcher for the little stage with these arguments."""
         text = json.dumps(self.fields(*arguments, **settings))
         return Launcher(["-m", "tests.support.launch_step", text], self.variables())
+
+    def launcher_pod(self, name: str, *arguments: str, **settings: Any) -> Object:
+        """A pod in which a launcher runs the little stage, as a step of Kubeflow Pipelines does."""
+        text = json.dumps(self.fields(*arguments, **settings))
+        command = ["python3", "-m", "tests.support.launch_step", text]
+        made: Object = self.lent.to(pod(name, "", command, account="rlhf-launcher"))
+        return made
 
     @property
     def name(self) -> str:

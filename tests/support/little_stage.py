@@ -82,9 +82,9 @@ def _send_slowly(pause: float) -> None:
     """Lets every part of an upload wait before it is sent: over a slow line it takes as long."""
     send = Bucket.put_part
 
-    def later(*arguments: Any) -> str:
-        time.sleep(pause)
-        return send(*arguments)
+    def later(bucket: Bucket, *arguments: Any) -> str:
+        bucket.stop.wait(pause)
+        return send(bucket, *arguments)
 
     if pause:
         Bucket.put_part = later  # type: ignore[method-assign]
