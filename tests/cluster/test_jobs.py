@@ -106,9 +106,11 @@ def made(bucket, monkeypatch):
 
 
 def test_a_run_whose_pods_are_lost_ends_like_an_undisturbed_run(cluster, namespace, bucket, drive, made, undisturbed):
-    """Up to rounding. DistributedDataParallel lays its gradients out anew after the first step of a process, and where a
-    number lies decides in which order four processes' shares of it are added: a stage that goes on has one such first
-    step more. What follows magnifies that: 2e-5 was seen in the weights of reward.
+    """Up to rounding.
+
+    DistributedDataParallel lays its gradients out anew after the first step of a process, and where a number lies
+    decides in which order four processes' shares of it are added: a stage that goes on has one such first step more.
+    What follows magnifies that: 2e-5 was seen in the weights of reward.
     """
     run = f"run-{secrets.token_hex(3)}"  # unlike any other on this machine: its processes are found by it
     launcher = drive(run)
