@@ -82,7 +82,8 @@ def _watched(steps: Steps, process: Launcher, count: int) -> Figures:
     ended.start()
     pid, peak = process.process.pid, 0.0
     cpu, began = _cpu_seconds(pid), time.monotonic()
-    while f"sft step {count - 2}/" not in process.text:
+    # One that asks seldom has all lines at once, and then waits.
+    while f"sft step {count - 2}/" not in process.text or time.monotonic() - began < 3:
         assert process.process.poll() is None, process.text
         peak = max(peak, _rss_mb(pid))
         time.sleep(0.5)

@@ -8,15 +8,12 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
-from numpy.typing import NDArray
-from safetensors.numpy import load_file
 
 from components.common.artifacts import read_manifest
 from components.common.inputs import split_uri
-from components.common.store import Store, open_store
+from components.common.store import open_store
 from components.launcher.record import Run
 from tests.support.cluster import Cluster, wait_until
 from tests.support.cluster_minio import Bucket
@@ -34,7 +31,6 @@ SHORT = {
     "evaluate": {"num_eval_prompts": 8},
 }
 STAGES = ("pretrain", "sft", "reward", "rl")
-TOLERANCE = 5e-4  # of weights up to 0.17; one step of a stage changes them by 2e-3 to 5e-3
 
 
 def asked(folder: Path, lent: Lent, **settings: Any) -> list[str]:
@@ -44,29 +40,14 @@ def asked(folder: Path, lent: Lent, **settings: Any) -> list[str]:
     return ["--preset", str(ROOT / "tests/support/toy.yaml"), "--config", str(path)]
 
 
-def artifacts(run: Run) -> dict[str, tuple[Store, str]]:
-    """Where the artifact is that each stage and merge has made."""
+def digests(run: Run) -> dict[str, str]:
+    """Digest of each step's artifact: of its files, its metrics, and so of all that it was made from."""
     found = {}
     for record in run.steps():
         root, prefix, _ = split_uri(record.uri)
         if record.step.startswith((*STAGES, "merge")):
-            found[record.step] = open_store(root), prefix
+            found[record.step] = read_manifest(open_store(root), prefix).digest
     assert len(found) == 2 * len(STAGES)
-    return found
-
-
-def digests(run: Run) -> dict[str, str]:
-    """Digest of each step's artifact: of its files, its metrics, and so of all that it was made from."""
-    return {step: read_manifest(*place).digest for step, place in artifacts(run).items()}
-
-
-def weights(run: Run) -> dict[str, NDArray[np.float64]]:
-    """Every tensor of every stage's adapter."""
-    found = {}
-    for stage in STAGES:
-        store, prefix = artifacts(run)[stage]
-        tensors = load_file(store.fetch(prefix) / "adapter_model.safetensors")
-        found |= {f"{stage} {name}": tensor.astype(np.float64) for name, tensor in tensors.items()}
     return found
 
 
@@ -106,12 +87,7 @@ def made(bucket, monkeypatch):
 
 
 def test_a_run_whose_pods_are_lost_ends_like_an_undisturbed_run(cluster, namespace, bucket, drive, made, undisturbed):
-    """Up to rounding.
-
-    DistributedDataParallel lays its gradients out anew after the first step of a process, and where a number lies
-    decides in which order four processes' shares of it are added: a stage that goes on has one such first step more.
-    What follows magnifies that: 2e-5 was seen in the weights of reward.
-    """
+    """Bit by bit: a digest is that of all files and metrics."""
     run = f"run-{secrets.token_hex(3)}"  # unlike any other on this machine: its processes are found by it
     launcher = drive(run)
     for stage in STAGES:
@@ -130,11 +106,7 @@ def test_a_run_whose_pods_are_lost_ends_like_an_undisturbed_run(cluster, namespa
     check_no_jobs(cluster, namespace)
     stored = rlhf("logs", "sft", "--run", run, "-n", namespace)
     assert re.findall(r"sft step \d+/24", stored.stdout), "the store has the log when the pod is gone"
-    ours, theirs = weights(made(run)), weights(undisturbed)
-    assert ours.keys() == theirs.keys()
-    apart = {name: float(np.abs(ours[name] - theirs[name]).max()) for name in ours}
-    print(f"weights are {max(apart.values()):.1e} apart at most")
-    assert max(apart.values()) < TOLERANCE, apart
+    assert digests(made(run)) == digests(undisturbed)
 
 
 def test_four_pods_of_one_gpu_give_what_four_processes_in_one_pod_give(cluster, namespace, drive, made, undisturbed):
@@ -189,7 +161,7 @@ def test_a_stages_pod_reads_its_inputs_and_writes_its_own_folders_only(cluster, 
     assert set(secret.data) == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
     assert secret.metadata.owner_references[0].kind == "PyTorchJob"
     variables = {name: decoded(value) for name, value in secret.data.items()}
-    code = "import sys; from components.common.store import Store, open_store; s = open_store(sys.argv[1]); "
+    code = "import sys; from components.common.store import open_store; s = open_store(sys.argv[1]); "
     own = python("-c", code + f"s.write('work/sft/{steps.key}/x', b'')", bucket.root, **variables)
     assert own.returncode == 0, own.stderr
     for deed in ("s.write('artifacts/rl/x/y', b'')", "s.read('runs/other/config.yaml')"):
