@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 Item = TypeVar("Item")
 
@@ -92,3 +93,15 @@ def broadcast(tensors: Iterable[torch.Tensor]) -> None:
     if world_size() > 1:
         for tensor in tensors:
             dist.broadcast(tensor, src=0)
+
+
+def lay_out_gradients(model: object) -> None:
+    """Gives a wrapped model's gradients the layout that they keep, before its first step; all processes call it.
+
+    DistributedDataParallel sends the first gradients of a process in one layout and all later ones in another, and
+    where a number lies decides in which order the processes' shares of it are added. So with more than two of them a
+    stage that goes on from a checkpoint would differ in the last bits from one that was never stopped.
+    """
+    if isinstance(model, DistributedDataParallel):
+        model.reducer._push_all_rebuilt_params()
+        model.reducer._rebuild_buckets()

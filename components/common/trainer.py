@@ -173,6 +173,7 @@ def run_trainer(training: Training) -> None:
         callback = StageCallback(job, curves, checkpoints, request, best)
         trainer = _make_trainer(training, limit, callback)
         trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(_LaidOut(trainer))
         if best.exhausted:  # an earlier attempt stopped early, and was killed before its result was there
             trainer._load_from_checkpoint(str(folder))
         else:
@@ -227,6 +228,20 @@ def _make_trainer(training: Training, limit: int, callback: TrainerCallback) -> 
     trainer = training.make(trainer_arguments(training.job, training.policy, limit), callback)
     float32_trainables(training.model)  # TRL makes adapters on a 4-bit base bfloat16, which a T4 does not have
     return trainer
+
+
+class _LaidOut(TrainerCallback):  # type: ignore[misc]
+    """Settles how gradients are sent, once the trainer has wrapped the model.
+
+    Args:
+        trainer: The trainer.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        distributed.lay_out_gradients(self._trainer.model_wrapped)
 
 
 def _aside(job: Job[Any]) -> Path:

@@ -6,50 +6,22 @@ import os
 import secrets
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.support.cluster import Cluster, Object
+from tests.support.cluster import Cluster
 from tests.support.cluster_minio import Bucket, ClusterMinio, running_minio
-from tests.support.namespaces import namespace_objects
+from tests.support.cluster_steps import Steps
+from tests.support.lent import Lent, lend
+from tests.support.namespaces import run_namespace
 
 ROOT = Path(__file__).parents[2]
 REGISTRY = os.environ.get("RLHF_TEST_REGISTRY", "localhost/rlhf-test")
 PYTHON_IMAGE = f"{REGISTRY}/python:{sys.version_info[0]}.{sys.version_info[1]}"
 MINIO_IMAGE = f"{REGISTRY}/minio:1"
 VERSION = "test"
-
-
-@dataclass(frozen=True)
-class Lent:
-    """What turns a small Python image into ours: this checkout and this interpreter's packages, read-only.
-
-    Attributes:
-        image: The image.
-        volumes: Volumes of the pod.
-        mounts: Mounts of its container.
-        environment: Variables of its container.
-    """
-
-    image: str
-    volumes: list[Object]
-    mounts: list[Object]
-    environment: dict[str, str] = field(default_factory=dict)
-
-    def to(self, pod: Object) -> Object:
-        """Lends it to a pod's containers; returns the pod."""
-        spec = pod["spec"]
-        spec.setdefault("volumes", []).extend(self.volumes)
-        for container in spec["containers"]:
-            container["image"] = self.image
-            container.setdefault("volumeMounts", []).extend(self.mounts)
-            container.setdefault("env", []).extend({"name": k, "value": v} for k, v in self.environment.items())
-        return pod
 
 
 @pytest.fixture(scope="session")
@@ -77,37 +49,33 @@ def bucket(minio: ClusterMinio) -> Iterator[Bucket]:
 @pytest.fixture
 def namespace(request: pytest.FixtureRequest, cluster: Cluster, bucket: Bucket) -> Iterator[str]:
     """A namespace ready for a run. It enforces `restricted`, except for a test that is `lent` folders of the node."""
-    name = f"rlhf-test-{secrets.token_hex(3)}"
     level = "privileged" if "lent" in request.fixturenames else "restricted"
     images = {"RLHF_REGISTRY": REGISTRY, "RLHF_VERSION": VERSION}
-    made, objects = namespace_objects(name, level, bucket.secret(), {**bucket.settings(), **images})
-    cluster.create(made)
-    try:
-        cluster.create(*objects, namespace=name)
+    with run_namespace(cluster, level, bucket.secret(), {**bucket.settings(), **images}) as name:
         yield name
-    finally:
-        cluster.remove_namespace(name)
 
 
 @pytest.fixture(scope="session")
 def lent() -> Lent:
     """Lends the checkout and the packages; its pods need a namespace that allows hostPath."""
-    # By that part of its path dill knows a package from a user's code, which it would pickle whole.
-    folders = {"site-packages": Path(sysconfig.get_path("purelib")), "tree": ROOT}
-    volumes: list[Object] = [
-        {"name": f"lent-{name}", "hostPath": {"path": str(folder), "type": "Directory"}}
-        for name, folder in folders.items()
-    ]
-    mounts: list[Object] = [
-        {"name": f"lent-{name}", "mountPath": f"/lent/{name}", "readOnly": True} for name in folders
-    ]
-    environment: dict[str, Any] = {
-        "PYTHONPATH": "/lent/tree:/lent/site-packages",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-    }
-    return Lent(PYTHON_IMAGE, volumes, mounts, environment)
+    return lend(PYTHON_IMAGE)
+
+
+@pytest.fixture
+def steps(cluster: Cluster, namespace: str, bucket: Bucket, lent: Lent, monkeypatch: pytest.MonkeyPatch) -> Steps:
+    """The little stage as a step of a run, in the test's own namespace and bucket."""
+    made = Steps(cluster, namespace, bucket, lent)
+    for name, value in made.variables().items():
+        monkeypatch.setenv(name, value)
+    return made
+
+
+@pytest.fixture
+def ours(cluster: Cluster) -> Cluster:
+    """The cluster, where its own processes are this machine's to disturb."""
+    if not cluster.is_ours:
+        pytest.skip("the processes of KUBECONFIG's cluster are on other machines")
+    return cluster
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from datetime import datetime
@@ -14,17 +13,9 @@ from components.common.store import open_store
 from components.launcher.job import LABEL_RUN
 from components.launcher.log_store import read_log, stored_logs
 from components.launcher.record import Place, Run
-from tests.support.cluster import pod, wait_until
+from tests.support.cluster import wait_until
 from tests.support.cluster_steps import Launcher, Steps, kill_containers
 from tests.support.commands import python
-
-
-@pytest.fixture
-def steps(cluster, namespace, bucket, lent, monkeypatch):
-    steps = Steps(cluster, namespace, bucket, lent)
-    for name, value in steps.variables().items():
-        monkeypatch.setenv(name, value)
-    return steps
 
 
 def said_steps(text: str) -> list[int]:
@@ -113,9 +104,7 @@ def test_a_launcher_that_was_killed_is_followed_by_one_that_adopts_the_job(steps
 
 
 def test_a_launcher_in_a_pod_needs_no_more_than_its_role_and_leaves_the_job_when_it_is_told_to_stop(steps):
-    fields = json.dumps(steps.fields("--steps=20", "--pause=0.5"))
-    body = pod("launcher", "", ["python3", "-m", "tests.support.launch_step", fields], account="rlhf-launcher")
-    steps.lent.to(body)
+    body = steps.launcher_pod("launcher", "--steps=20", "--pause=0.5")
     steps.cluster.core.create_namespaced_pod(steps.namespace, body)
     wait_until(lambda: "sft step 3/20" in log_of(steps, "launcher"), 120, "the step runs")
     steps.cluster.core.delete_namespaced_pod("launcher", steps.namespace, grace_period_seconds=5)
@@ -250,26 +239,3 @@ def test_an_operator_that_is_down_is_waited_for_or_named(steps):
     assert launcher.end() == 0, launcher.text
     assert said_steps(launcher.text) == list(range(1, 31))
     steps.check_nothing_is_left()
-
-
-def test_a_waiting_launcher_is_small_and_quiet(steps):
-    launcher = steps.launch("--steps=40", "--pause=0.5")
-    launcher.wait_for("sft step 3/40")
-    pid = launcher.process.pid
-    before, began = cpu_seconds(pid), time.monotonic()
-    time.sleep(12)
-    share = (cpu_seconds(pid) - before) / (time.monotonic() - began)
-    memory = rss_mib(pid)
-    assert launcher.end() == 0, launcher.text
-    print(f"launcher: {memory:.0f} MiB, {100 * share:.2f} % of a core")
-    assert memory < 120
-    assert share < 0.01
-
-
-def cpu_seconds(pid: int) -> float:
-    fields = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()  # noqa: SIM115
-    return (int(fields[11]) + int(fields[12])) / 100
-
-
-def rss_mib(pid: int) -> float:
-    return int(open(f"/proc/{pid}/statm").read().split()[1]) * 4096 / 2**20

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
+from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -12,76 +15,139 @@ from components.common.artifacts import read_manifest
 from components.common.inputs import split_uri
 from components.common.store import open_store
 from components.launcher.record import Run
+from tests.support.cluster import Cluster, wait_until
+from tests.support.cluster_minio import Bucket
 from tests.support.cluster_steps import Launcher, Steps, kill_containers, lent_settings
 from tests.support.commands import ROOT, python, rlhf
+from tests.support.lent import Lent
 
 OFTEN = {"logging_steps": 1, "save_steps": 2}
 SHORT = {
     "model": {"scratch": {"train": {"max_steps": 20}}},
-    "pretrain": {"max_steps": 8, **OFTEN},
-    "sft": {"max_steps": 8, "num_eval_prompts": 8, **OFTEN},
-    "reward": {"max_steps": 8, **OFTEN},
-    "rl": {"max_steps": 6, "num_eval_prompts": 8, **OFTEN},
+    "pretrain": {"max_steps": 24, **OFTEN},
+    "sft": {"max_steps": 24, "num_eval_prompts": 8, **OFTEN},
+    "reward": {"max_steps": 24, **OFTEN},
+    "rl": {"max_steps": 8, "num_eval_prompts": 8, **OFTEN},
     "evaluate": {"num_eval_prompts": 8},
 }
 STAGES = ("pretrain", "sft", "reward", "rl")
 
 
-@pytest.fixture
-def config(tmp_path, lent):
-    def write(**settings):
-        path = tmp_path / "short.yaml"
-        path.write_text(yaml.safe_dump({**SHORT, "launcher": lent_settings(lent, **settings)}))
-        return ["--preset", str(ROOT / "tests/support/toy.yaml"), "--config", str(path)]
-
-    return write
+def asked(folder: Path, lent: Lent, **settings: Any) -> list[str]:
+    """What is asked of every run here, with settings of its launcher."""
+    path = folder / "short.yaml"
+    path.write_text(yaml.safe_dump({**SHORT, "launcher": lent_settings(lent, **settings)}))
+    return ["--preset", str(ROOT / "tests/support/toy.yaml"), "--config", str(path)]
 
 
 def digests(run: Run) -> dict[str, str]:
-    """Digest of each step's artifact."""
+    """Digest of each step's artifact: of its files, its metrics, and so of all that it was made from."""
     found = {}
     for record in run.steps():
         root, prefix, _ = split_uri(record.uri)
         if record.step.startswith((*STAGES, "merge")):
             found[record.step] = read_manifest(open_store(root), prefix).digest
+    assert len(found) == 2 * len(STAGES)
     return found
 
 
-def test_a_run_whose_pods_are_killed_ends_like_an_undisturbed_run(
-    cluster, namespace, bucket, config, tmp_path, monkeypatch
-):
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, lent):
+    """The same run on this machine, with as many processes and no faults."""
+    folder = tmp_path_factory.mktemp("here")
+    arguments = [*asked(folder, lent, nproc_per_node=4), "--store", str(folder / "store"), "--run-id", "here"]
+    result = rlhf("run", *arguments, timeout=1200)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return Run(open_store(str(folder / "store")), "here")
+
+
+@pytest.fixture
+def drive(namespace, lent, tmp_path, monkeypatch):
+    """Starts `rlhf run --on kubernetes` as on a laptop: what it must know of the store, the namespace tells."""
     for name in ("RLHF_STORE", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name, raising=False)
-    arguments = ["-m", "pipelines.cli", "run", "--on", "kubernetes", "-n", namespace, "--run-id", "r1", *config()]
-    launcher = Launcher(arguments, {})
+
+    def start(run: str, **settings: Any) -> Launcher:
+        where = ["--on", "kubernetes", "-n", namespace, "--run-id", run]
+        return Launcher(["-m", "pipelines.cli", "run", *where, *asked(tmp_path, lent, **settings)], {})
+
+    return start
+
+
+@pytest.fixture
+def made(bucket, monkeypatch):
+    """A run in the test's bucket."""
+
+    def of(run: str) -> Run:
+        for name, value in {**bucket.settings(host=True), **bucket.secret()}.items():
+            monkeypatch.setenv(name, value)
+        return Run(open_store(bucket.root), run)
+
+    return of
+
+
+def test_a_run_whose_pods_are_lost_ends_like_an_undisturbed_run(cluster, namespace, bucket, drive, made, undisturbed):
+    """Bit by bit: a digest is that of all files and metrics."""
+    run = f"run-{secrets.token_hex(3)}"  # unlike any other on this machine: its processes are found by it
+    launcher = drive(run)
     for stage in STAGES:
-        launcher.wait_for(f"{stage} step 3/", 600)
         if stage == "sft":
-            look_at(namespace)
-        kill_containers(f"components.{stage} .*/runs/r1/")
+            launcher.wait_for("sft job rlhf-sft", 600)
+            look_at(namespace, run)  # while it imports its libraries: its steps are over in seconds
+        wait_for_checkpoint(bucket, stage, launcher)
+        if stage in ("pretrain", "rl"):
+            kill_containers(f"components.{stage} .*/runs/{run}/")
+        else:  # with the pod goes its disk, so that what goes on comes from the store
+            labels = f"rlhf-stack/run={run},rlhf-stack/stage={stage}"
+            cluster.core.delete_collection_namespaced_pod(namespace, label_selector=labels, grace_period_seconds=0)
+        launcher.wait_for(f"{stage} goes on after step", 240)
+    assert launcher.end(600) == 0, launcher.text
+    assert launcher.text.count("starts again: ") == 2, launcher.text
+    check_no_jobs(cluster, namespace)
+    stored = rlhf("logs", "sft", "--run", run, "-n", namespace)
+    assert re.findall(r"sft step \d+/24", stored.stdout), "the store has the log when the pod is gone"
+    assert digests(made(run)) == digests(undisturbed)
+
+
+def test_four_pods_of_one_gpu_give_what_four_processes_in_one_pod_give(cluster, namespace, drive, made, undisturbed):
+    launcher = drive("r1", nodes=4, gpus_per_node=1)
+    launcher.wait_for("sft step 2/", 900)
+    pods = cluster.core.list_namespaced_pod(namespace, label_selector="rlhf-stack/stage=sft").items
+    assert len(pods) == 4
+    assert {pod.spec.containers[0].resources.limits["nvidia.com/gpu"] for pod in pods} == {"1"}
     assert launcher.end(900) == 0, launcher.text
-    assert launcher.text.count("starts again: ") == len(STAGES), launcher.text
-    assert all(f"{stage} goes on after step" in launcher.text for stage in STAGES), launcher.text
-    assert not cluster.custom.list_namespaced_custom_object("kubeflow.org", "v1", namespace, "pytorchjobs")["items"]
+    check_no_jobs(cluster, namespace)
+    assert digests(made("r1")) == digests(undisturbed), "bit by bit"
+
+
+def wait_for_checkpoint(bucket: Bucket, stage: str, launcher: Launcher) -> None:
+    """Waits until a stage has a checkpoint in the bucket."""
+    client = bucket.client()
+
+    def is_there() -> bool:
+        assert launcher.process.poll() is None, launcher.text
+        found = client.list_objects(bucket.name, prefix=f"work/{stage}/", recursive=True)
+        return any(
+            "/checkpoints/" in each.object_name and each.object_name.endswith("/manifest.json") for each in found
+        )
+
+    wait_until(is_there, 900, f"{stage} has a checkpoint")
+
+
+def check_no_jobs(cluster: Cluster, namespace: str) -> None:
+    """No job of a run that has ended is left, so no pod holds a GPU."""
+    assert not cluster.pytorchjobs(namespace)
     assert not cluster.batch.list_namespaced_job(namespace).items
-    stored = rlhf("logs", "sft", "--run", "r1", "-n", namespace)
-    assert re.findall(r"sft step \d+/8", stored.stdout), "the store has the log when the pod is gone"
-
-    here = tmp_path / "here"
-    local = [*config(nproc_per_node=4), "--store", str(here), "--run-id", "r1"]
-    result = rlhf("run", *local)
-    assert result.returncode == 0, result.stderr
-    for name, value in {**bucket.settings(host=True), **bucket.secret()}.items():
-        monkeypatch.setenv(name, value)
-    assert digests(Run(open_store(bucket.root), "r1")) == digests(Run(open_store(str(here)), "r1"))
 
 
-def look_at(namespace):
+def look_at(namespace: str, run: str) -> None:
     """What a person sees of a run while its sft runs."""
-    status = rlhf("status", "r1", "-n", namespace)
-    assert re.search(r"sft +running .* rlhf-sft-\w+\n +Running\n +pod rlhf-sft-\w+-master-0 Running on", status.stdout)
-    logs = rlhf("logs", "sft", "--run", "r1", "-n", namespace)
-    assert "sft step" in logs.stdout, logs
+    running = r"sft +running .* rlhf-sft-\w+\n +Running\n +pod rlhf-sft-\w+-master-0 Running on"
+
+    def is_seen() -> bool:
+        return bool(re.search(running, rlhf("status", run, "-n", namespace).stdout))
+
+    wait_until(is_seen, 60, "status shows that sft runs")
 
 
 def test_a_stages_pod_reads_its_inputs_and_writes_its_own_folders_only(

@@ -105,6 +105,11 @@ class Cluster:
         found: Object = self.custom.get_namespaced_custom_object("kubeflow.org", "v1", namespace, "pytorchjobs", name)
         return found
 
+    def pytorchjobs(self, namespace: str) -> list[Object]:
+        """All PyTorchJobs of a namespace as plain data."""
+        found = self.custom.list_namespaced_custom_object("kubeflow.org", "v1", namespace, "pytorchjobs")
+        return list(found["items"])
+
     def may(self, namespace: str, account: str, verb: str, resource: str) -> bool:
         """Whether a service account may do something in its namespace; the resource is `name[/part][.group]`."""
         name, _, group = resource.partition(".")

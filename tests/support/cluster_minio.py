@@ -129,26 +129,27 @@ class ClusterMinio:
 
 
 @contextmanager
-def running_minio(cluster: Cluster, image: str, namespace: str) -> Iterator[ClusterMinio]:
+def running_minio(cluster: Cluster, image: str, namespace: str, size: str = "") -> Iterator[ClusterMinio]:
     """A server in a new namespace, removed at the end.
 
     Args:
         cluster: Where to run it.
         image: Its image.
         namespace: Name of the namespace to make.
+        size: Of its disk, which is then memory and really ends there; by default it has a claim of 8Gi.
     """
     user, password = "root", secrets.token_hex(16)
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}})
     try:
-        cluster.create(*_objects(image, user, password), namespace=namespace)
+        cluster.create(*_objects(image, user, password, size), namespace=namespace)
         with _reachable(cluster, namespace) as endpoint:
             yield ClusterMinio(cluster, namespace, user, password, endpoint)
     finally:
         cluster.remove_namespace(namespace)
 
 
-def _objects(image: str, user: str, password: str) -> list[Object]:
+def _objects(image: str, user: str, password: str, size: str) -> list[Object]:
     labels = {"app.kubernetes.io/name": "minio"}
     root = {"MINIO_ROOT_USER": user, "MINIO_ROOT_PASSWORD": password}
     container = {
@@ -166,6 +167,8 @@ def _objects(image: str, user: str, password: str) -> list[Object]:
         },
         "volumeMounts": [{"name": "data", "mountPath": "/data"}, {"name": "tmp", "mountPath": "/tmp"}],
     }
+    claim = {"persistentVolumeClaim": {"claimName": "minio"}}
+    disk = {"emptyDir": {"medium": "Memory", "sizeLimit": size}} if size else claim
     template = {
         "metadata": {"labels": labels},
         "spec": {
@@ -174,7 +177,7 @@ def _objects(image: str, user: str, password: str) -> list[Object]:
             "terminationGracePeriodSeconds": 2,
             "containers": [container],
             "volumes": [
-                {"name": "data", "persistentVolumeClaim": {"claimName": "minio"}},
+                {"name": "data", **disk},
                 {"name": "tmp", "emptyDir": {}},
             ],
         },

@@ -15,7 +15,7 @@ from typing import Any
 
 from components.common.artifacts import find_manifest
 from components.launcher.job import GPU_STAGES
-from tests.support.cluster import Cluster, wait_until
+from tests.support.cluster import Cluster, Object, pod, wait_until
 from tests.support.commands import ROOT, environment
 from tests.support.launch_step import step_of
 
@@ -135,6 +135,13 @@ class Steps:
         text = json.dumps(self.fields(*arguments, **settings))
         return Launcher(["-m", "tests.support.launch_step", text], self.variables())
 
+    def launcher_pod(self, name: str, *arguments: str, **settings: Any) -> Object:
+        """A pod in which a launcher runs the little stage, as a step of Kubeflow Pipelines does."""
+        text = json.dumps(self.fields(*arguments, **settings))
+        command = ["python3", "-m", "tests.support.launch_step", text]
+        made: Object = self.lent.to(pod(name, "", command, account="rlhf-launcher"))
+        return made
+
     @property
     def name(self) -> str:
         """Name of the job."""
@@ -145,12 +152,12 @@ class Steps:
         return f"{self.name}-master-0"
 
     def jobs(self) -> list[str]:
-        found = self.cluster.custom.list_namespaced_custom_object("kubeflow.org", "v1", self.namespace, "pytorchjobs")
-        return [item["metadata"]["name"] for item in found["items"]]
+        return [job["metadata"]["name"] for job in self.cluster.pytorchjobs(self.namespace)]
 
     def check_nothing_is_left(self) -> None:
         """No job, no pod that holds GPUs, no Secret of a job."""
         wait_until(lambda: not self.jobs(), 20, "no job is left")
+        wait_until(lambda: not self.cluster.batch.list_namespaced_job(self.namespace).items, 20, "no Job is left")
         wait_until(lambda: not self.cluster.core.list_namespaced_pod(self.namespace).items, 60, "no pod is left")
         names = [item.metadata.name for item in self.cluster.core.list_namespaced_secret(self.namespace).items]
         wait_until(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
-from tests.support.cluster import Object
+from tests.support.cluster import Cluster, Object
 
 _CHANGE = ["create", "get", "list", "watch", "patch", "delete"]
 _SEE = ["get", "list", "watch"]
@@ -56,3 +58,23 @@ def namespace_objects(
         {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "rlhf-store"}, "stringData": dict(store)},
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "rlhf-stack"}, "data": dict(settings)},
     ]
+
+
+@contextmanager
+def run_namespace(cluster: Cluster, level: str, store: Mapping[str, str], settings: Mapping[str, str]) -> Iterator[str]:
+    """A new namespace that is ready for a run; removed at the end, with all that is in it.
+
+    Args:
+        cluster: Where it is made.
+        level: Pod Security Standard that it enforces.
+        store: Content of the Secret `rlhf-store`, by variable.
+        settings: Content of the ConfigMap `rlhf-stack`, by variable.
+    """
+    name = f"rlhf-test-{secrets.token_hex(3)}"
+    made, objects = namespace_objects(name, level, store, settings)
+    cluster.create(made)
+    try:
+        cluster.create(*objects, namespace=name)
+        yield name
+    finally:
+        cluster.remove_namespace(name)
