@@ -152,7 +152,20 @@ def _load(
     refuse_missing(info, str(folder), expected)
     if dtype == torch.float16:  # a bfloat16 checkpoint may hold what float16 cannot
         refuse_not_finite(model.named_parameters(), str(folder), hint="set model.dtype=float32")
+    if "quantization_config" in kwargs:
+        _keep_one_form(model)
     return model if "device_map" in kwargs else model.to(policy.device)
+
+
+def _keep_one_form(model: nn.Module) -> None:
+    """Keeps weights in 4 bits as they are.
+
+    On a CPU with bfloat16 instructions, bitsandbytes 0.50 turns them into another form when they are first evaluated.
+    What is computed with that form afterwards has no gradient, so a layer that was evaluated would train no other.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def refuse_missing(info: Mapping[str, Any], where: str, expected: Iterable[str] = ()) -> None:

@@ -10,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from components.common.device import device_policy
+from components.common.models import load_causal_lm
 from tests.stages.conftest import ToyRun
 from tests.support.commands import python
 
@@ -45,6 +47,23 @@ def test_the_reward_model_learns_and_is_known_again_in_the_whole_base(toy_run, t
     arguments += [part for name, uri in given.items() for part in ("--input", f"{name}={uri}")]
     result = python("-m", "components.rl", *arguments)
     assert result.returncode == 0, result.stderr
+
+
+def test_a_base_in_4_bits_hands_on_gradients_after_an_evaluation(toy_run, monkeypatch):
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)  # as on newer CPUs
+    base = toy_run.store / toy_run.manifest("sft").parents["model"].uri
+    model = load_causal_lm(base, device_policy(), load_in_4bit=True).train()
+    words = model.get_input_embeddings().weight[:8][None].detach().requires_grad_()
+
+    def gradient() -> torch.Tensor:
+        (found,) = torch.autograd.grad(model(inputs_embeds=words).logits.square().sum(), words)
+        return found
+
+    before = gradient()
+    with torch.no_grad():
+        model.eval()(inputs_embeds=words.detach())
+    model.train()
+    assert torch.equal(gradient(), before)
 
 
 def test_dpo_keeps_its_exact_start_and_learns(toy_dpo, tmp_path):
