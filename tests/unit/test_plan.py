@@ -290,7 +290,7 @@ def test_the_presets_for_t4s_fit_the_models_they_name(preset, fields, pipeline, 
 
 def test_what_does_not_fit_is_exit_code_2_with_what_would(tmp_path):
     source = folder_of(LLAMA_7B, tmp_path / "model")
-    shown = rlhf("plan", "--model", source, "data.sft.max_length=512", cwd=tmp_path)
+    shown = rlhf("plan", "--model", source, "launcher.gpus_per_node=4", "data.sft.max_length=512", cwd=tmp_path)
     assert shown.returncode == 2
     assert "sft fits, in " in shown.stdout
     assert "sft.sharding=fsdp2" in shown.stdout
