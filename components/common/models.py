@@ -157,7 +157,7 @@ def _load(
     return model if "device_map" in kwargs else model.to(policy.device)
 
 
-def _keep_one_form(model: nn.Module) -> None:
+def _keep_one_form(model: Any) -> None:
     """Keeps weights in 4 bits as they are.
 
     On a CPU with bfloat16 instructions, bitsandbytes 0.50 turns them into another form when they are first evaluated.
