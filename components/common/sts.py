@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from minio.credentials import AssumeRoleProvider
@@ -83,7 +83,9 @@ def session_credentials(root: str, read: Iterable[str], write: Iterable[str], se
         return None
     except FAILURES as error:
         raise fault_of(error, root, access.url).error from error
-    return Credentials(given.access_key, given.secret_key, given.session_token, given.expiration)
+    # The client gives a time of day in UTC that does not say so.
+    expires = given.expiration.replace(tzinfo=UTC)
+    return Credentials(given.access_key, given.secret_key, given.session_token, expires)
 
 
 def session_policy(root: str, read: Iterable[str], write: Iterable[str]) -> dict[str, Any]:
