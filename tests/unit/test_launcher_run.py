@@ -5,6 +5,7 @@ import threading
 import time
 
 import pytest
+from kfp import dsl
 
 from components.common.artifacts import Manifest, commit
 from components.common.errors import InputError, RetryableError, RlhfError, UserError
@@ -14,6 +15,7 @@ from components.launcher.cluster import connect
 from components.launcher.config import LauncherConfig
 from components.launcher.job import stage_job
 from components.launcher.record import Run
+from components.launcher.steps import Finished
 from tests.support.api_server import ApiServer, Fault
 from tests.support.fake_operator import FakeOperator
 
@@ -436,3 +438,13 @@ def test_a_job_belongs_to_the_workflow_of_the_pod_that_makes_it_unless_it_is_els
     asked = len(server.requests)
     assert acquire.owner_reference(connect("jobs")) is None
     assert len(server.requests) == asked
+
+
+def test_what_kubeflow_pipelines_keeps_of_a_result_says_where_it_is(tmp_path):
+    model, metrics = dsl.Model(uri=str(tmp_path / "run" / "adapter")), dsl.Metrics()
+    finished = Finished("s3://rlhf/artifacts/sft/k", {"after": {"loss": 1.5}}, {"kind": "adapter"})
+    assert finished.register(model, metrics) == "s3://rlhf/artifacts/sft/k"
+    assert model.uri == str(tmp_path / "run" / "adapter")  # any other place would fail the step
+    assert (tmp_path / "run" / "adapter").read_text() == "s3://rlhf/artifacts/sft/k\n"
+    assert model.metadata == {"kind": "adapter", "uri": "s3://rlhf/artifacts/sft/k"}
+    assert metrics.metadata == {"after.loss": 1.5}
