@@ -44,15 +44,19 @@ class Finished:
     def register(self, artifact: Any, metrics: Any = None) -> str:
         """Fills a pipeline step's output artifacts, for lineage and for people.
 
+        Kubeflow Pipelines wants an artifact below its own root, and fails a step whose output is elsewhere. So what it
+        keeps there is a note that says where the result is; its metadata say the same.
+
         Args:
-            artifact: A `dsl.Output`; it gets the URI, nothing is copied.
+            artifact: A `dsl.Output`; nothing is copied.
             metrics: A `dsl.Output[dsl.Metrics]`.
 
         Returns:
             The URI, which is what later steps are given.
         """
-        artifact.uri = self.uri
-        artifact.metadata.update(self.metadata)
+        artifact.metadata.update({**self.metadata, "uri": self.uri})
+        Path(artifact.path).parent.mkdir(parents=True, exist_ok=True)
+        Path(artifact.path).write_text(f"{self.uri}\n", encoding="utf-8")
         for name, value in sorted(flat(self.metrics).items()) if metrics is not None else ():
             metrics.log_metric(name, value)
         return self.uri

@@ -75,7 +75,9 @@ def test_status_says_what_steps_jobs_and_pods_do(run, job):
     assert "namespace rlhf" in out
     lines = [" ".join(line.split()) for line in out.splitlines()]
     assert "prepare done 2.5 s" in lines
-    assert any(re.fullmatch(rf"sft running \d+\.\d s {job.name}", line) for line in lines)
+    (running,) = (line for line in lines if line.startswith("sft running"))
+    assert 5 <= float(running.split()[2]) < 60
+    assert running.endswith(job.name)
     assert f"pod {job.name}-master-0 Running" in lines
     assert "reward waiting" in lines
 

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from kfp import dsl
 
 from components.common.artifacts import Manifest, commit
 from components.common.errors import InputError, RetryableError, RlhfError, UserError
@@ -19,6 +20,7 @@ from components.launcher.log_lines import Line
 from components.launcher.log_store import StoredLog
 from components.launcher.objects import to_object
 from components.launcher.record import Run
+from components.launcher.steps import Finished
 from tests.support.api_server import ApiServer, Fault
 from tests.support.fake_operator import FakeOperator
 
@@ -523,3 +525,13 @@ def test_a_job_belongs_to_the_workflow_of_the_pod_that_makes_it_unless_it_is_els
     asked = len(server.requests)
     assert acquire.owner_reference(connect("jobs")) is None
     assert len(server.requests) == asked
+
+
+def test_what_kubeflow_pipelines_keeps_of_a_result_says_where_it_is(tmp_path):
+    model, metrics = dsl.Model(uri=str(tmp_path / "run" / "adapter")), dsl.Metrics()
+    finished = Finished("s3://rlhf/artifacts/sft/k", {"after": {"loss": 1.5}}, {"kind": "adapter"})
+    assert finished.register(model, metrics) == "s3://rlhf/artifacts/sft/k"
+    assert model.uri == str(tmp_path / "run" / "adapter")  # any other place would fail the step
+    assert (tmp_path / "run" / "adapter").read_text() == "s3://rlhf/artifacts/sft/k\n"
+    assert model.metadata == {"kind": "adapter", "uri": "s3://rlhf/artifacts/sft/k"}
+    assert metrics.metadata == {"after.loss": 1.5}
