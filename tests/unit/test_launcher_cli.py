@@ -5,7 +5,6 @@ import dataclasses
 import json
 import os
 import platform
-import re
 import threading
 import time
 from pathlib import Path
