@@ -20,6 +20,8 @@ from components.names import CONFIG_MAP, SECRET
 Object = dict[str, Any]
 
 ROOT, RUN, NAMESPACE, PRESET = "s3://rlhf", "by-hand", "rlhf", "tiny-cpu"
+# That preset is for one process; the jobs have one for each of four GPUs, and a batch is shared by all.
+OVERRIDES = "pretrain.train_batch_size=8\nsft.train_batch_size=4"
 CONFIG = f"{ROOT}/runs/{RUN}/config.yaml"
 STEP_LABEL = "rlhf-stack/step"  # of the object alone: `kubectl apply -l` picks a step by it
 QUEUE = "t4"
@@ -39,7 +41,7 @@ def merged(stage: str) -> str:
 def steps() -> dict[str, list[StageJob]]:
     """The jobs of each step of the rlhf pipeline, in the order in which they are run."""
     made: dict[str, list[StageJob]] = {
-        "prepare": [_job("prepare", "prepare", {}, "", ["--preset", PRESET])],
+        "prepare": [_job("prepare", "prepare", {}, "", ["--preset", PRESET, "--overrides", OVERRIDES])],
         "data": [
             _job("data", f"data-{task}", {"model": artifact("base")}, artifact(f"data-{task}"), ["--task", task])
             for task in READERS

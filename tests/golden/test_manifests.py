@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 
 import pytest
 import yaml
 
+from components.common.flows import flow_stages
 from components.common.inputs import split_uri
 from components.launcher.job import LABEL_STAGE
+from components.prepare.resolve import Request, resolve
 from tests.golden import manifests
 from tests.support.commands import ROOT
 from tests.support.objects import mistakes
@@ -47,6 +50,16 @@ def test_every_input_of_a_step_is_the_result_of_one_before_it():
             assert job.output == arguments[arguments.index("--output") + 1]
             assert split_uri(job.output)[0] == manifests.ROOT
             made.add(job.output)
+
+
+def test_batches_can_be_shared_by_the_processes_of_a_job():
+    given = dict(itertools.pairwise(STEPS["prepare"].arguments))
+    settings = resolve(Request(given["--preset"], overrides=given["--overrides"]))
+    processes = {stage: STEPS[stage].processes for stage in flow_stages("rlhf")}
+    assert set(processes.values()) == {4}
+    for stage in ("pretrain", "sft", "reward"):
+        assert getattr(settings, stage).train_batch_size % processes[stage] == 0, stage
+    assert settings.rl.rollout_batch_size % (processes["rl"] * settings.rl.num_mini_batches) == 0
 
 
 @pytest.mark.parametrize("name", STEPS)
