@@ -63,10 +63,12 @@ def release(cluster):
     name = f"rlhf-test-{secrets.token_hex(3)}"
     values = {"trainingOperator": operator, "kfp": {"enabled": False}}
     with stepping_aside(cluster), prepared(cluster, name, PYTHON_IMAGE, REGISTRY, **values) as made:
-        # The CRD is there, without being any release's.
-        made.helm("install", "--wait", "--take-ownership", chart=CHART)
-        yield made
-        made.helm("uninstall", "--wait")
+        try:
+            # The CRD is there, without being any release's.
+            made.helm("install", "--wait", "--take-ownership", "--force-conflicts", chart=CHART)
+            yield made
+        finally:  # of a failed installation, too: its webhook would refuse every job of the cluster
+            made.helm("uninstall", "--wait")
 
 
 def succeeded(cluster, release, name):

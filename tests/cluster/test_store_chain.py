@@ -25,7 +25,8 @@ pytest_plugins = ("tests.support.store_fixtures",)
 # Few steps: here it matters that they are the same, not what they teach.
 SHORT = [
     "model.scratch.train.max_steps=20",
-    *(f"{stage}.max_steps=12" for stage in ("pretrain", "sft", "reward")),
+    *(f"{stage}.max_steps=12" for stage in ("pretrain", "reward")),
+    "sft.max_steps=150",  # long enough for a checkpoint to be in the store before the end
     *(f"{stage}.num_eval_prompts=8" for stage in ("sft", "rl", "evaluate")),
     *("rl.max_steps=6", "rl.save_steps=2", "sft.save_steps=3"),
 ]
