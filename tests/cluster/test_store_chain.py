@@ -57,16 +57,27 @@ def start(root, cache: Path, log: Path, *arguments):
         )
 
 
-def stage_process(stage):
-    """The process that trains, which nobody but the kernel would kill."""
+def stage_process(stage, ancestor):
+    """The process that trains for a run, which nobody but the kernel would kill."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().split(b"\0")
         except OSError:
             continue
-        if f"components.{stage}".encode() in words and b"-m" in words:
-            return int(path.parent.name)
+        pid = int(path.parent.name)
+        if f"components.{stage}".encode() in words and b"-m" in words and descends(pid, ancestor):
+            return pid
     return None
+
+
+def descends(pid, ancestor):
+    """Whether a process was started by another, however many are between them; pods' processes are seen here, too."""
+    while pid not in (0, ancestor):
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            return False
+    return pid == ancestor
 
 
 def test_killed_in_two_stages_and_gone_on_with_on_another_machine(root, store, on_disk, tmp_path):
@@ -106,7 +117,7 @@ def kill_after_checkpoint(store: S3Store, stage, process, log):
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.02)
-    pid = stage_process(stage)
+    pid = stage_process(stage, process.pid)
     assert pid, log.read_text()
     os.kill(pid, signal.SIGKILL)
 
