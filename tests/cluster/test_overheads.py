@@ -22,5 +22,5 @@ def test_a_waiting_launcher_is_prompt_small_and_quiet(table):
     assert ours["RSS MB"] <= 120
     assert ours["% of a core"] <= 1
     for name, (theirs,) in table.runs.items():
-        assert ours["end s"] <= theirs["end s"], name
-        assert ours["RSS MB"] <= 1.05 * theirs["RSS MB"], name  # both are the client of Kubernetes, most of all
+        for figure in ("end s", "RSS MB"):
+            assert ours[figure] <= theirs[figure], name
