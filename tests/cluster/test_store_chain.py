@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -28,7 +29,7 @@ SHORT = [
     *(f"{stage}.max_steps=12" for stage in ("pretrain", "reward")),
     "sft.max_steps=150",  # long enough for a checkpoint to be in the store before the end
     *(f"{stage}.num_eval_prompts=8" for stage in ("sft", "rl", "evaluate")),
-    *("rl.max_steps=6", "rl.save_steps=2", "sft.save_steps=3"),
+    *("rl.max_steps=40", "rl.save_steps=4", "sft.save_steps=3"),
 ]
 
 
@@ -57,27 +58,16 @@ def start(root, cache: Path, log: Path, *arguments):
         )
 
 
-def stage_process(stage, ancestor):
-    """The process that trains for a run, which nobody but the kernel would kill."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        pid = int(path.parent.name)
-        if f"components.{stage}".encode() in words and b"-m" in words and descends(pid, ancestor):
-            return pid
-    return None
-
-
-def descends(pid, ancestor):
-    """Whether a process was started by another, however many are between them; pods' processes are seen here, too."""
-    while pid not in (0, ancestor):
-        try:
-            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            return False
-    return pid == ancestor
+def descendants(ancestor):
+    """A process and all that it has started, at first or second hand; pods' processes are seen here, too."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    found = [ancestor]
+    for pid in found:  # grows as it is walked
+        found += [child for child, parent in parents.items() if parent == pid]
+    return found
 
 
 def test_killed_in_two_stages_and_gone_on_with_on_another_machine(root, store, on_disk, tmp_path):
@@ -87,11 +77,11 @@ def test_killed_in_two_stages_and_gone_on_with_on_another_machine(root, store, o
         log = tmp_path / f"{stage}.log"
         process = start(root, tmp_path / f"machine{attempt}", log, "--preset", config)
         try:
-            kill_after_checkpoint(store, stage, process, log)
-            assert process.wait(timeout=300) == 75, log.read_text()
+            lose_after_checkpoint(store, stage, process, log)
         finally:
             process.kill()
-        assert f"error: components.{stage}: was killed" in log.read_text()
+        assert process.wait(timeout=60) == -signal.SIGKILL, log.read_text()
+        assert f"{stage} finished" not in log.read_text()
     log = tmp_path / "last.log"
     assert start(root, tmp_path / "machine2", log, "--preset", config).wait(timeout=600) == 0, log.read_text()
     printed = log.read_text()
@@ -110,16 +100,16 @@ def test_killed_in_two_stages_and_gone_on_with_on_another_machine(root, store, o
     assert {step["state"] for step in record["steps"]} <= {"done", "reused"}
 
 
-def kill_after_checkpoint(store: S3Store, stage, process, log):
-    """Kills a stage once a checkpoint of it is in the store."""
+def lose_after_checkpoint(store: S3Store, stage, process, log):
+    """Ends a run with all its processes, as a machine that is lost does, once a stage's checkpoint is in the store."""
     deadline = time.monotonic() + 600
     while not [p for p in store.files(f"work/{stage}") if "/checkpoints/" in p and p.endswith("/manifest.json")]:
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.02)
-    pid = stage_process(stage, process.pid)
-    assert pid, log.read_text()
-    os.kill(pid, signal.SIGKILL)
+    for pid in descendants(process.pid):  # the run first: it would start a killed step again
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_models_are_used_from_the_bucket(root, store, tmp_path, own_cache):

@@ -10,7 +10,6 @@ import pytest
 from components.common.errors import RetryableError
 from components.launcher.cluster import connect
 from components.launcher.forward import forwarded
-from tests.support.api_server import ApiServer
 
 
 class Pod:
@@ -47,13 +46,10 @@ class Pod:
 
 
 @pytest.fixture
-def server(tmp_path, monkeypatch):
-    server = ApiServer()
-    monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path)))
+def server(server):
     spec = {"selector": {"app": "minio"}, "ports": [{"port": 9000, "targetPort": "s3"}]}
     server.put("services", {"metadata": {"name": "minio"}, "spec": spec})
-    yield server
-    server.close()
+    return server
 
 
 def ask(port):

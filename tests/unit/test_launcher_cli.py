@@ -27,20 +27,16 @@ from components.prepare.resolve import Request, resolve
 from pipelines.cli import driver, logs, main
 from pipelines.cli.local_pipeline import leave_parameters_alone
 from pipelines.cli.on_cluster import check_paths, embed_files
-from tests.support.api_server import ApiServer
 from tests.support.fake_operator import FakeOperator
 
 KEY = "0123456789abcdef"
 
 
 @pytest.fixture
-def server(tmp_path, monkeypatch):
-    server = ApiServer()
-    monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path)))
+def server(server, monkeypatch):
     for name in ("RLHF_STORE", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "RLHF_NAMESPACE"):
         monkeypatch.delenv(name, raising=False)
-    yield server
-    server.close()
+    return server
 
 
 @pytest.fixture

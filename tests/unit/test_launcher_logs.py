@@ -11,7 +11,7 @@ from components.launcher.cluster import connect
 from components.launcher.log_lines import Line, SeenLines
 from components.launcher.log_store import StoredLog, read_log, stored_logs
 from components.launcher.pod_logs import PodLog
-from tests.support.api_server import ApiServer, Container, Fault
+from tests.support.api_server import Container, Fault
 
 POD = "sft-master-0"
 
@@ -54,12 +54,9 @@ def pod(phase, **status):
 
 
 @pytest.fixture
-def server(tmp_path, monkeypatch):
-    server = ApiServer()
-    monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path)))
+def server(server):
     server.put("pods", pod("Pending"))
-    yield server
-    server.close()
+    return server
 
 
 def ended(server, container=-1):

@@ -21,22 +21,19 @@ from components.launcher.log_store import StoredLog
 from components.launcher.objects import to_object
 from components.launcher.record import Run
 from components.launcher.steps import Finished
-from tests.support.api_server import ApiServer, Fault
+from tests.support.api_server import Fault
 from tests.support.fake_operator import FakeOperator
 
 KEY = "0123456789abcdef"
 
 
 @pytest.fixture
-def server(tmp_path, monkeypatch):
-    server = ApiServer()
-    monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path)))
+def server(server, monkeypatch):
     monkeypatch.setattr(follow, "TICK_SECONDS", 0.05)
     monkeypatch.setattr(acquire, "OPERATOR_SECONDS", 2.0)
     monkeypatch.setattr(follow, "OPERATOR_SECONDS", 1.0)
     monkeypatch.setattr(follow, "HOPE_SECONDS", 0.3)
-    yield server
-    server.close()
+    return server
 
 
 @pytest.fixture

@@ -21,7 +21,6 @@ from components.launcher.config import LauncherConfig
 from components.launcher.credentials import StoreKeys
 from components.launcher.job import stage_job
 from components.launcher.objects import to_object
-from tests.support.api_server import ApiServer
 
 EXPIRED = b"<Error><Code>ExpiredToken</Code><Message>over</Message></Error>"
 
@@ -116,14 +115,6 @@ def test_a_file_without_keys_is_named(store, tmp_path, monkeypatch, text, words)
         file.write_text(text)
     with pytest.raises(UserError, match=f"AWS_SHARED_CREDENTIALS_FILE={file}: .*{words}"):
         S3Store("s3://bucket").read("a")
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    server = ApiServer()
-    monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path)))
-    yield server
-    server.close()
 
 
 @pytest.fixture

@@ -9,17 +9,9 @@ from components.common.errors import RetryableError, UserError
 from components.launcher import watch
 from components.launcher.cluster import PODS, connect
 from components.launcher.watch import Watched
-from tests.support.api_server import ApiServer, Fault
+from tests.support.api_server import Fault
 
 WATCHES = r"GET .*/pods\?.*watch=true"
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    server = ApiServer()
-    monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path)))
-    yield server
-    server.close()
 
 
 @pytest.fixture
