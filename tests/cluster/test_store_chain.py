@@ -81,7 +81,7 @@ def test_killed_in_two_stages_and_gone_on_with_on_another_machine(root, store, o
         finally:
             process.kill()
         assert process.wait(timeout=60) == -signal.SIGKILL, log.read_text()
-        assert f"{stage} finished" not in log.read_text()
+        assert f"\n{stage} finished" not in log.read_text()
     log = tmp_path / "last.log"
     assert start(root, tmp_path / "machine2", log, "--preset", config).wait(timeout=600) == 0, log.read_text()
     printed = log.read_text()
