@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import nn
 from components.common.attention import keep_attention_fused
 from components.common.device import DevicePolicy
 from components.common.errors import InputError, UserError
+from components.common.quantised import in_4bit, keep_one_form
 from components.common.tokenizer import save_generation_config, tokenizer_identity
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def load_causal_lm(
     from transformers import AutoModelForCausalLM
 
     dtype = torch.float32 if full_precision else policy.compute_dtype
-    return _load(AutoModelForCausalLM, folder, policy, dtype, **_in_4bit(policy, load_in_4bit))
+    return _load(AutoModelForCausalLM, folder, policy, dtype, **in_4bit(policy, load_in_4bit, HEADS))
 
 
 def new_causal_lm(folder: Path, policy: DevicePolicy) -> Any:
@@ -85,7 +85,7 @@ def load_reward_base(folder: Path, policy: DevicePolicy, pad_token_id: int, *, l
         policy.compute_dtype,
         expected=("score.weight",),
         num_labels=1,
-        **_in_4bit(policy, load_in_4bit),
+        **in_4bit(policy, load_in_4bit, HEADS),
     )
     nn.init.zeros_(model.score.weight)
     model.config.pad_token_id = pad_token_id
@@ -96,7 +96,7 @@ def load_sequence_classifier(folder: Path, policy: DevicePolicy, *, load_in_4bit
     """Loads a sequence classification model in the policy's type on its device."""
     from transformers import AutoModelForSequenceClassification
 
-    extra = _in_4bit(policy, load_in_4bit)
+    extra = in_4bit(policy, load_in_4bit, HEADS)
     return _load(AutoModelForSequenceClassification, folder, policy, policy.compute_dtype, **extra)
 
 
@@ -108,28 +108,6 @@ def load_reward_model(folder: Path, policy: DevicePolicy, *, load_in_4bit: bool 
             if path.name != PARITY and HEAD in file.keys():  # noqa: SIM118, it is no dict
                 model.score.weight.data = file.get_tensor(HEAD).float().to(policy.device)
     return model
-
-
-def _in_4bit(policy: DevicePolicy, wanted: bool) -> dict[str, Any]:
-    """Arguments for `from_pretrained` to quantise linear layers as QLoRA does (arXiv:2305.14314).
-
-    Raises:
-        UserError: bitsandbytes is not installed.
-    """
-    if not wanted:
-        return {}
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise UserError("bitsandbytes is not installed", where="load_in_4bit", hint="pip install 'rlhf-stack[qlora]'")
-    from transformers import BitsAndBytesConfig
-
-    quantization = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=policy.compute_dtype,
-        llm_int8_skip_modules=list(HEADS),
-    )
-    return {"quantization_config": quantization, "device_map": {"": str(policy.device)}}
 
 
 def _load(
@@ -153,19 +131,8 @@ def _load(
     if dtype == torch.float16:  # a bfloat16 checkpoint may hold what float16 cannot
         refuse_not_finite(model.named_parameters(), str(folder), hint="set model.dtype=float32")
     if "quantization_config" in kwargs:
-        _keep_one_form(model)
+        keep_one_form(model)
     return model if "device_map" in kwargs else model.to(policy.device)
-
-
-def _keep_one_form(model: Any) -> None:
-    """Keeps weights in 4 bits as they are.
-
-    On a CPU with bfloat16 instructions, bitsandbytes 0.50 turns them into another form when they are first evaluated.
-    What is computed with that form afterwards has no gradient, so a layer that was evaluated would train no other.
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
 
 
 def refuse_missing(info: Mapping[str, Any], where: str, expected: Iterable[str] = ()) -> None:
