@@ -10,6 +10,8 @@ BENCHMARKS = $(patsubst tests/benchmarks/bench_%.py,%,$(wildcard tests/benchmark
 # Tests at once.
 JOBS ?= 2
 SCRIPTS = .ci/run images/build requirements/lock tests/cluster/lib.sh $(addprefix tests/cluster/,down helm images load run up)
+# More arguments for the pytest of test-cluster.
+TESTS ?=
 # The URL of an index that has a CPU build of torch; without it the CUDA build is installed, as on a T4 node.
 TORCH_INDEX ?=
 
@@ -32,7 +34,7 @@ test: $(VENV)/.dev lint types ## all tests that need neither cluster nor root
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
 
 test-cluster: $(VENV)/.dev ## tests on Kubernetes: KUBECONFIG's, else one that is brought up (root; Go; 15 minutes the first time)
-	tests/cluster/run $(BIN)/python -m pytest -q tests/cluster
+	tests/cluster/run $(BIN)/python -m pytest -q -rsx --durations=25 tests/cluster $(TESTS)
 
 test-kfp: $(VENV)/.dev ## the pipeline on Kubeflow Pipelines: RLHF_KFP_IMAGES is a folder with archives of its images, or pull
 	$(if $(RLHF_KFP_IMAGES),tests/cluster/run) $(BIN)/python -m pytest -v -rs tests/cluster/test_kfp.py

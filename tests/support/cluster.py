@@ -95,10 +95,18 @@ class Cluster:
         return dynamic.DynamicClient(self.api)
 
     def create(self, *objects: Object, namespace: str = "") -> None:
-        """Creates objects of any kind, in the order given."""
+        """Creates objects of any kind, in order; tries again while the webhook of a new operator is not there yet."""
         for body in objects:
             resource = self._dynamic.resources.get(api_version=body["apiVersion"], kind=body["kind"])
-            resource.create(body=body, namespace=namespace or None)
+            end = time.monotonic() + 60
+            while True:
+                try:
+                    resource.create(body=body, namespace=namespace or None)
+                    break
+                except ApiException as error:
+                    if "failed calling webhook" not in str(error.body) or time.monotonic() > end:
+                        raise
+                    time.sleep(1)
 
     def pytorchjob(self, namespace: str, name: str) -> Object:
         """A PyTorchJob as plain data."""
