@@ -57,7 +57,16 @@ def build_roles(job: Job[RlConfig]) -> Roles:
         value_head = _critic(job, model, fresh, head, job.folder(reward) if on_base else None).to(policy.device)
     _prepare(model, activation_checkpointing=config.activation_checkpointing)
     head = head.to(policy.device)
-    roles = Roles(model, value_head, head, policy, config.temperature, separate, text_reward)
+    roles = Roles(
+        model,
+        value_head,
+        head,
+        policy,
+        config.temperature,
+        separate,
+        text_reward,
+        merged_rollout=config.merged_rollout,
+    )
     if text_reward is None:
         check_reward(job, roles, reward)
     return roles

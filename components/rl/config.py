@@ -73,6 +73,9 @@ class RlConfig(Config):
     num_generations: int = Field(1, ge=1, description="completions of each prompt")
     max_completion_length: int = Field(64, ge=1, description="tokens, the end-of-turn token included")
     temperature: float = Field(1.0, gt=0, description="divides the logits, in sampling and in scoring alike")
+    merged_rollout: bool = Field(
+        False, description="write with the adapter folded into the base, for a copy of its weights in main memory"
+    )
     num_ppo_epochs: int = Field(2, ge=1, description="passes over a rollout batch")
     num_mini_batches: int = Field(2, ge=1, description="optimizer steps a pass")
     per_device_train_batch_size: Annotated[int, Neutral()] = Field(8, ge=1, description="completions computed at once")
@@ -117,6 +120,8 @@ class RlConfig(Config):
             raise ValueError(f"{self.algorithm} compares completions of one prompt: num_generations must be 2 or more")
         if self.algorithm == "grpo" and self.target_kl is not None:
             raise ValueError("target_kl adapts a penalty on rewards; grpo has its own in the loss: set target_kl: null")
+        if self.merged_rollout and self.load_in_4bit:
+            raise ValueError("merged_rollout cannot fold an adapter into weights in 4 bits: set one of them only")
         check_names(self.reward_functions)
         if self.lora.lora_dropout:
             raise ValueError("lora.lora_dropout must be 0: a policy with dropout is not the one that sampled")

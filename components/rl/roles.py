@@ -7,7 +7,7 @@ passes must be over before another is entered, which `Roles.use` enforces.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from components.common.device import DevicePolicy
 from components.common.evaluation import autocast, backbone, head_logits, last_token_scores
+from components.rl.merged import FoldedAdapter
 from components.rl.text_reward import TextReward
 
 Role = Literal["policy", "critic", "reward", "reference"]
@@ -32,6 +33,7 @@ class Roles:
         temperature: Divides the logits.
         separate_reward: A reward model of its own, for a reward that stands on another base.
         text_reward: A reward model with another tokenizer; `scores` is then not to be used.
+        merged_rollout: Whether the policy writes with its adapter folded into the base.
     """
 
     def __init__(
@@ -43,6 +45,8 @@ class Roles:
         temperature: float,
         separate_reward: Any = None,
         text_reward: TextReward | None = None,
+        *,
+        merged_rollout: bool = False,
     ) -> None:
         from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -50,6 +54,7 @@ class Roles:
         self.device_policy, self._temperature, self._separate = policy, temperature, separate_reward
         self.text_reward = text_reward
         self._layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+        self._folded = FoldedAdapter(model, "policy") if merged_rollout else None
         self._active: Role | None = None
 
     @contextmanager
@@ -71,6 +76,12 @@ class Roles:
                     yield self.model
         finally:
             self._active = None
+
+    @contextmanager
+    def writing(self) -> Iterator[Any]:
+        """Enters the policy for generation alone."""
+        with self.use("policy") as model, self._folded.folded() if self._folded else nullcontext():
+            yield model
 
     def _switch(self, role: Role) -> None:
         # Layer by layer: the whole model's `disable_adapter` first takes stock of all parameters, at every call.

@@ -141,7 +141,7 @@ def roll_out(
         keys.append((row, seen[row]))
         seen[row] += 1
     mine = distributed.shard(range(len(wanted)))
-    with roles.use("policy") as model:
+    with roles.writing() as model:
         written = generate(
             model,
             [prompts.table.ids(wanted[i]) for i in mine],
