@@ -5,6 +5,7 @@ Nothing here needs torch: the launcher plans a stage to see whether its result i
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,8 @@ from components.common.config import ConfigT, check_sections, validate
 from components.common.errors import InputError, UserError
 from components.common.inputs import find_input, split_uri
 from components.common.store import Store, open_store
+
+EXPECTED_KEY = "RLHF_STAGE_KEY"  # what the launcher tells a stage: the key that it has made for it
 
 
 @dataclass(frozen=True)
@@ -206,7 +209,19 @@ def make_plan(
     if prefix and (below or prefix.split("/")[1] != spec.name):
         raise UserError(f"is no place for a result of {spec.name}", where=output, hint="give the store's root")
     store = open_store(root)
+    _check_versions(spec.name, key)
     return Plan(spec, section, seed, found, store, prefix or f"artifacts/{spec.name}/{key}", key)
+
+
+def _check_versions(stage: str, key: str) -> None:
+    """Refuses to train as another version of this code than the launcher's: it would write where it may not."""
+    expected = os.environ.get(EXPECTED_KEY, key)
+    if expected != key:
+        raise UserError(
+            f"the launcher made the key {expected} for this stage and its image {key}: they are of different versions",
+            where=stage,
+            hint="set RLHF_VERSION (the chart's images.tag) or launcher.images to images of the launcher's version",
+        )
 
 
 def _check_maker(name: str, artifact: Artifact, wanted: str) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from components.common.config import load_yaml
-from components.common.stage import Plan, StageSpec, make_plan
+from components.common.stage import EXPECTED_KEY, Plan, StageSpec, make_plan
 from components.launcher.config import LauncherConfig
 from components.launcher.inputs import usable_inputs
 from components.launcher.job import StageJob, stage_job
@@ -29,7 +30,7 @@ def job_of(run: Run, plan: Plan[Any], inputs: Mapping[str, str], config: Launche
     arguments = ["--config", run.config_uri, "--output", plan.uri]
     for name, uri in inputs.items():
         arguments += ["--input", f"{name}={uri}"]
-    return stage_job(
+    job = stage_job(
         run.run_id,
         stage,
         plan.key,
@@ -42,6 +43,7 @@ def job_of(run: Run, plan: Plan[Any], inputs: Mapping[str, str], config: Launche
         reads=[f"runs/{run.run_id}", *inputs.values()],
         writes=[f"artifacts/{stage}/{plan.key}", f"work/{stage}/{plan.key}"],
     )
+    return replace(job, environment={EXPECTED_KEY: plan.key})
 
 
 def planned_job(stage: str, config: str, inputs: Mapping[str, str]) -> StageJob:

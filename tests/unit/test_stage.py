@@ -10,7 +10,7 @@ from components.common.config import Config, Neutral
 from components.common.entry import run_plan, stage_main
 from components.common.errors import InputError, UserError
 from components.common.inputs import split_uri
-from components.common.stage import InputSpec, Result, StageSpec, make_plan
+from components.common.stage import EXPECTED_KEY, InputSpec, Result, StageSpec, make_plan
 from components.common.store import DirectoryStore
 
 
@@ -210,3 +210,13 @@ def test_inputs_of_other_vocabularies_are_refused(tmp_path):
     plan = make_plan(both, {}, "x", {"model": made["a"], "before": made["b"]}, str(tmp_path))
     with pytest.raises(InputError, match="has another vocabulary than the input"):
         run_plan(plan, make)
+
+
+def test_an_image_of_another_version_than_the_launchers_is_named(tmp_path, arguments, model, monkeypatch, capsys):
+    key = make_plan(SPEC, {"sft": {"size": 2}}, "", {"model": str(model)}, str(tmp_path / "store")).key
+    monkeypatch.setenv(EXPECTED_KEY, "0123456789abcdef")
+    assert stage_main(SPEC, lambda: make, arguments) == 2
+    assert f"the launcher made the key 0123456789abcdef for this stage and its image {key}" in capsys.readouterr().err
+    assert not list((tmp_path / "store").glob("*"))
+    monkeypatch.setenv(EXPECTED_KEY, key)
+    assert stage_main(SPEC, lambda: make, arguments) == 0
