@@ -38,13 +38,13 @@ def step(task: dsl.PipelineTask, name: str = "", *, image: Any) -> dsl.PipelineT
     task.set_caching_options(False)
     # For pods that were evicted or lost: a step that failed for good says so again and ends.
     task.set_retry(RETRIES).set_cpu_request(cpu).set_memory_request(memory)
-    _on_kubernetes(task, stage, name.replace(" ", "-") or stage)
+    _on_kubernetes(task, name.replace(" ", "-") or stage)
     return task.set_display_name(name) if name else task
 
 
-def _on_kubernetes(task: dsl.PipelineTask, stage: str, step: str) -> None:
-    kubernetes.add_pod_label(task, "rlhf-stack/stage", stage)
-    kubernetes.add_pod_label(task, STEP, step)  # a run has several merges
+def _on_kubernetes(task: dsl.PipelineTask, step: str) -> None:
+    # Not the label for the stage, which the job's own pod has: a selector would find every line twice.
+    kubernetes.add_pod_label(task, STEP, step)
     # A variable of the task itself would reach kfp.local, too, where steps are processes.
     kubernetes.add_pod_label(task, "rlhf-stack/launcher", "kubernetes")
     kubernetes.use_field_path_as_env(task, "RLHF_LAUNCHER", "metadata.labels['rlhf-stack/launcher']")

@@ -118,7 +118,7 @@ def _submit(
     if home.settings.get("RLHF_UI_URL"):
         click.echo(f"{home.settings['RLHF_UI_URL'].rstrip('/')}/#/runs/details/{started.run_id}")
     where = f" -n {home.namespace}" if home.namespace else ""
-    chosen = f"-l pipeline/runid={started.run_id},rlhf-stack/stage --tail=-1 --max-log-requests=20"
+    chosen = f"-l pipeline/runid={started.run_id},rlhf-stack/step --tail=-1 --max-log-requests=20"
     click.echo(f"follow it: kubectl logs{where} -f {chosen}")
     return _wait(client, started.run_id, endpoint) if wait else 0
 

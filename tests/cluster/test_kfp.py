@@ -159,7 +159,7 @@ def test_a_run_outlives_restarts_of_the_api_server_and_of_the_controller(pipelin
     pipelines.restart("kfp-argo")
     assert pipelines.wait_for_end(run, 1500) == "SUCCEEDED", pipelines.told(run)
     assert pipelines.steps(run)["sft"].state == "done"
-    assert len(pipelines.pods(f"pipeline/runid={run},rlhf-stack/stage=sft")) == 1  # no step was tried again
+    assert len(pipelines.pods(f"pipeline/runid={run},rlhf-stack/step=sft")) == 1  # no step was tried again
     assert pipelines.step_log(run, "sft").count(f"job {job['metadata']['name']} in namespace") == 1
 
 
@@ -169,7 +169,7 @@ def test_a_failed_stage_fails_the_run_and_says_why(pipelines, finished, submit):
     assert result.returncode == 1, f"{result.stdout}\n{result.stderr}"
     assert result.stdout.rstrip().endswith("FAILED")
     sentence = "train_batch_size 3 cannot be shared by 2 processes"
-    for pod in pipelines.pods(f"pipeline/runid={run},rlhf-stack/stage=sft"):
+    for pod in pipelines.pods(f"pipeline/runid={run},rlhf-stack/step=sft"):
         assert sentence in pipelines.cluster.log(pipelines.namespace, pod.metadata.name, container="main")
     assert sentence in rlhf("status", run, "-n", pipelines.namespace).stdout
     assert pipelines.jobs(run) == []

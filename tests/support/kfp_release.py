@@ -122,10 +122,10 @@ class Pipelines:
         (workflow,) = found["items"]
         return dict(workflow)
 
-    def step_log(self, run: str, stage: str) -> str:
-        """What the pods of a run's steps of a stage have printed, all tries."""
+    def step_log(self, run: str, step: str) -> str:
+        """What the pods of a step of a run have printed, all tries."""
         texts = []
-        for pod in self.pods(f"pipeline/runid={run},rlhf-stack/stage={stage}"):
+        for pod in self.pods(f"pipeline/runid={run},rlhf-stack/step={step}"):
             try:
                 texts.append(self.cluster.log(self.namespace, pod.metadata.name, container="main"))
             except ApiException as error:
@@ -133,16 +133,16 @@ class Pipelines:
                     raise
         return "\n".join(texts)
 
-    def wait_for_log(self, run: str, stage: str, text: str, seconds: float = 900) -> None:
+    def wait_for_log(self, run: str, step: str, text: str, seconds: float = 900) -> None:
         """Waits until a step has printed something; a run that ends before is an error."""
 
         def printed() -> bool:
-            if text in self.step_log(run, stage):
+            if text in self.step_log(run, step):
                 return True
-            assert self.state(run) not in ENDED, f"run {run} has ended\n{self.step_log(run, stage)}\n{self.told(run)}"
+            assert self.state(run) not in ENDED, f"run {run} has ended\n{self.step_log(run, step)}\n{self.told(run)}"
             return False
 
-        wait_until(printed, seconds, f"{stage} of run {run} printed {text!r}")
+        wait_until(printed, seconds, f"{step} of run {run} printed {text!r}")
 
     def restart(self, component: str) -> None:
         """Replaces the pod of a part of the chart."""

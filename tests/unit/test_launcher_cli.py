@@ -102,7 +102,7 @@ def test_logs_come_from_the_pod_and_afterwards_from_the_store(run, job, server):
 
 def test_logs_of_a_step_without_a_job_come_from_its_pod_on_kubeflow_pipelines(on_pipelines, server):
     server.put("configmaps", {"metadata": {"name": "rlhf-stack"}, "data": {"RLHF_STORE": on_pipelines.store.root}})
-    labels = {"pipeline/runid": "r1", "rlhf-stack/step": "merge-sft", "rlhf-stack/stage": "merge"}
+    labels = {"pipeline/runid": "r1", "rlhf-stack/step": "merge-sft"}
     states = [{"name": "wait", "restartCount": 0}, {"name": "main", "restartCount": 0, "state": {"terminated": {}}}]
     status = {"phase": "Succeeded", "containerStatuses": states}
     server.put("pods", {"metadata": {"name": "w-1", "labels": labels}, "status": status})

@@ -25,7 +25,7 @@ def test_the_pipeline_is_compiled_and_started_with_its_parameters(server):
     assert run["runtime_config"]["parameters"] == {"seed": 3, "overrides": "sft.learning_rate=1e-4"}
     assert run["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["name"] == "rlhf"
     assert "run r1" in result.stdout
-    assert "kubectl logs -f -l pipeline/runid=r1,rlhf-stack/stage" in result.stdout
+    assert "kubectl logs -f -l pipeline/runid=r1,rlhf-stack/step" in result.stdout
     assert "#/runs" not in result.stdout
     assert run["service_account"] == "rlhf-launcher"
 
