@@ -20,6 +20,7 @@ from tests.support.cluster import wait_until
 from tests.support.cluster_steps import lent_settings
 from tests.support.commands import ROOT, kfp, rlhf
 from tests.support.kfp_release import VARIABLE, LentByClaim, load_images, run_id, running_pipelines
+from tests.support.releases import pytorchjob
 
 pytestmark = pytest.mark.skipif(
     not os.environ.get(VARIABLE),
@@ -200,6 +201,18 @@ def test_terminating_the_run_leaves_no_job(pipelines, training):
     assert time.monotonic() - began < TERMINATE_SECONDS
     assert pipelines.wait_for_end(training, 180) == "FAILED"
     assert pipelines.steps(training)["sft"].state != "done"
+
+
+def test_the_reaper_takes_the_job_that_outlived_its_workflow_and_no_other(pipelines, finished, training):
+    workflow = pipelines.workflow(finished)["metadata"]
+    owner = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": workflow["name"], "uid": workflow["uid"]}
+    lost = pytorchjob(pipelines.release, "lost", ["sleep", "600"])
+    lost["metadata"]["ownerReferences"] = [owner]
+    pipelines.cluster.create(lost, namespace=pipelines.namespace)
+    assert pipelines.reap() == f"deleted lost: its workflow {workflow['name']} is Succeeded\n"
+    names = [job["metadata"]["name"] for job in pipelines.cluster.pytorchjobs(pipelines.namespace)]
+    assert names == [job["metadata"]["name"] for job in pipelines.jobs(training)]
+    assert len(names) == 1
 
 
 def test_a_deleted_run_takes_its_jobs_along(pipelines, training):
