@@ -2,8 +2,13 @@
 
 import ast
 import json
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from components.data.table import write_jsonl
 from components.prepare.config import ScratchModel
@@ -69,6 +74,26 @@ def test_libraries_are_imported_where_they_belong(library):
     for path in paths:
         part = path.relative_to(ROOT / "components").parts[0]
         assert {part, path.name} & IMPORTERS[library], f"{path} imports {library}"
+
+
+def test_what_is_imported_is_declared():
+    """A package that comes along with another goes when that one no longer needs it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [
+        *project["dependencies"],
+        *(line for lines in project["optional-dependencies"].values() for line in lines),
+    ]
+    declared = {canonicalize_name(Requirement(line).name) for line in wanted}
+    packages = packages_distributions()
+    own = {*sys.stdlib_module_names, "components", "pipelines"}
+    missing = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for folder in ("components", "pipelines")
+        for path in (ROOT / folder).rglob("*.py")
+        for name in imported(path) - own
+        if not {canonicalize_name(owner) for owner in packages.get(name, ())} & declared
+    }
+    assert not missing
 
 
 def imported(path):
