@@ -42,11 +42,14 @@ import statistics
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.drawings import bar_chart, child, environment, line_chart, markdown_table, write_output
+from tests.benchmarks.goals import Goal, require
 from tests.benchmarks.harness import ROOT, take_turns
 
 CONTESTANTS = ("ours", "TRL", "TRL, whole critic")
@@ -270,7 +273,22 @@ def report(name: str, runs: dict[str, list[dict[str, Any]]], base: dict[str, flo
         f"# PPO against TRL's PPOTrainer: {name}\n\n{steps} rollout batches, {len(runs['ours'])} seeds; rates are "
         "medians, the rest means with the least and the most.\n\n"
         + markdown_table(header, [["before training", "", "", *before], *rows])
+        + "".join(f"\n{goal}\n" for goal in goals(runs))
     )
+
+
+def goals(runs: dict[str, list[dict[str, Any]]]) -> list[Goal]:
+    """At least twice as fast, and no worse by more than the seeds of one contestant differ."""
+    found = []
+    rates = {c: statistics.median(1 / run["cpu_s"] for run in results) for c, results in runs.items()}
+    rewards = {c: [run["heldout"]["reward"] for run in results] for c, results in runs.items()}
+    for peer in CONTESTANTS[1:]:
+        worse = statistics.mean(rewards[peer]) - statistics.mean(rewards["ours"])
+        found += [
+            Goal(f"times the steps a CPU second of {peer}", rates["ours"] / rates[peer], at_least=2),
+            Goal(f"{peer}'s reward − ours", worse, at_most=max(rewards[peer]) - min(rewards[peer])),
+        ]
+    return found
 
 
 def benchmark(folder: Path, output: Path, name: str, steps: int, seeds: int) -> None:
@@ -287,7 +305,7 @@ def benchmark(folder: Path, output: Path, name: str, steps: int, seeds: int) -> 
             result = child(str(PEER), task, python=python, TRL_EXPERIMENTAL_SILENCE="1", **threads)
         return {**result, "heldout": child(__file__, "--child", "evaluate", "--task", task, **threads)}
 
-    results = take_turns(CONTESTANTS, seeds, run)
+    results = take_turns({contestant: partial(run, contestant) for contestant in CONTESTANTS}, seeds)
     untrained = str(write_task(folder, name, made, "base", 0, steps))
     before = child(__file__, "--child", "evaluate", "--task", untrained, OMP_NUM_THREADS="1")
     text = report(name, results, before, steps)
@@ -304,12 +322,13 @@ def benchmark(folder: Path, output: Path, name: str, steps: int, seeds: int) -> 
     settings = {**SETTINGS, **TASKS[name].settings}
     write_output(output, f"ppo-trl-{name}", text, {"settings": settings, "before": before, "runs": results}, drawings)
     print(text)
+    require(goals(results))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, help="where task and environment are kept from run to run")
-    parser.add_argument("--output", type=Path, help="where the report goes")
+    parser.add_argument("--output", type=Path, help="where the report goes; else it is only printed")
     parser.add_argument("--task", default="stories", help=f"what to train on: {' or '.join(TASKS)}")
     parser.add_argument("--steps", type=int, default=40, help="rollout batches")
     parser.add_argument("--seeds", type=int, default=3)
@@ -318,11 +337,13 @@ def main() -> None:
     if arguments.child:
         task = json.loads(Path(arguments.task).read_text(encoding="utf-8"))
         print(json.dumps(train_ours(task) if arguments.child == "train" else evaluate(task)))
-    elif not arguments.folder or not arguments.output or arguments.task not in TASKS:
-        parser.error("--folder, --output and a task that there is are needed")
+    elif arguments.task not in TASKS:
+        parser.error(f"--task {arguments.task}: it is {' or '.join(TASKS)}")
     else:
         sys.path.insert(0, str(ROOT))
-        benchmark(arguments.folder, arguments.output, arguments.task, arguments.steps, arguments.seeds)
+        with tempfile.TemporaryDirectory() as temporary:
+            folder, output = arguments.folder or Path(temporary, "made"), arguments.output or Path(temporary)
+            benchmark(folder, output, arguments.task, arguments.steps, arguments.seeds)
 
 
 if __name__ == "__main__":

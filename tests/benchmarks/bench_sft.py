@@ -21,10 +21,11 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.goals import Goal
 from tests.benchmarks.harness import Cost, Figures, Table, measure, take_turns, write_results
 
 MODULE = "tests.benchmarks.bench_sft"
@@ -242,7 +243,13 @@ def benchmark(task: Task, runs: int) -> Table:
     figure = "useful tokens a CPU s"
     note = f"{task.tokens} tokens an epoch, {task.epochs} epochs, {task.batch} conversations a step."
     title = "SFT, from conversations to an adapter"
-    return Table(title, take_turns(contestants, runs), plotted=figure, higher_is_better=[figure], notes=[note])
+    table = Table(title, take_turns(contestants, runs), plotted=figure, higher_is_better=[figure], notes=[note])
+    goals = []
+    for peer in ("trl sft", "padded"):
+        speed = table.median("ours", figure) / table.median(peer, figure)
+        loss = table.median("ours", "held-out loss") / table.median(peer, "held-out loss")
+        goals += [Goal(f"times the {figure} of {peer}", speed, at_least=2), Goal("its loss ×", loss, at_most=1.01)]
+    return replace(table, goals=goals)
 
 
 def main() -> None:

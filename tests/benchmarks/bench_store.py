@@ -19,10 +19,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
+from tests.benchmarks.goals import Goal
 from tests.benchmarks.harness import Figures, Table, measure, take_turns, write_results
 from tests.support.minio import MinioServer, find_minio
 
@@ -173,7 +174,12 @@ def compare(kept: Path, temporary: Path, arguments: argparse.Namespace) -> list[
                     for peer, interpreter in (("boto3", python), ("ours", sys.executable))
                 }
                 runs = take_turns(contestants, arguments.runs)
-                tables.append(Table(f"{word} of {arguments.gigabytes:g} GiB in {title}", runs, "wall_s"))
+                table = Table(f"{word} of {arguments.gigabytes:g} GiB in {title}", runs, "wall_s")
+                goals = [
+                    Goal("times as fast as boto3", table.ratio("ours", "wall_s"), at_least=1),
+                    Goal("MB of memory", table.median("ours", "rss_mb"), at_most=200),
+                ]
+                tables.append(replace(table, goals=goals))
             shutil.rmtree(temporary / "work")
     finally:
         server.stop()

@@ -18,9 +18,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Any, TypeVar
+
+from tests.benchmarks.goals import Goal, require
 
 ROOT = Path(__file__).parents[2]
 Figures = dict[str, float]
+Result = TypeVar("Result", bound=Mapping[str, Any])
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Table:
         higher_is_better: Names of the figures of which more is better; of the others less is.
         plotted: The figure that the plot shows.
         notes: What a reader must know, one sentence each.
+        goals: What it has to show.
     """
 
     title: str
@@ -49,6 +54,7 @@ class Table:
     plotted: str
     higher_is_better: Sequence[str] = ()
     notes: Sequence[str] = ()
+    goals: Sequence[Goal] = ()
 
     def median(self, name: str, figure: str) -> float:
         return statistics.median(run[figure] for run in self.runs[name])
@@ -71,7 +77,7 @@ class Table:
             medians = [f"{self.median(name, figure):.4g}" for figure in self.figures]
             lines.append(_row([name, *medians, *(f"{self.ratio(name, figure):.2f}" for figure in self.figures)]))
         notes = [f"Medians of {max(counts)} runs; × is how many times better than the first row.", *self.notes]
-        return "\n".join([*lines, "", *notes, ""])
+        return "\n".join([*lines, "", *notes, "", *(f"- {goal}" for goal in self.goals), ""])
 
     def as_json(self) -> dict[str, object]:
         medians = {name: {figure: self.median(name, figure) for figure in self.figures} for name in self.runs}
@@ -128,28 +134,37 @@ def anonymous_memory(pid: int) -> int:
     return own + sum(anonymous_memory(int(child)) for child in children)
 
 
-def take_turns(contestants: Mapping[str, Callable[[int], Figures]], runs: int) -> dict[str, list[Figures]]:
+def take_turns(contestants: Mapping[str, Callable[[int], Result]], runs: int) -> dict[str, list[Result]]:
     """Lets each contestant run once, then each again, and so on; tells every run's figures as it ends.
 
     Args:
         contestants: By name; called with the number of the run, from 0.
         runs: How often.
     """
-    results: dict[str, list[Figures]] = {name: [] for name in contestants}
+    results: dict[str, list[Result]] = {name: [] for name in contestants}
     for number in range(runs):
         for name, contestant in contestants.items():
-            results[name].append(contestant(number))
-            shown = {figure: round(value, 4) for figure, value in results[name][-1].items()}
+            result = contestant(number)
+            results[name].append(result)
+            shown = {name: round(value, 4) for name, value in result.items() if isinstance(value, (int, float))}
             print(f"run {number + 1} {name}: {json.dumps(shown)}", file=sys.stderr, flush=True)
     return results
 
 
 def write_results(output: Path | None, name: str, tables: Sequence[Table]) -> None:
-    """Prints the tables, and writes them as name.md, name.json and name.svg into a folder."""
+    """Prints the tables, and writes them as name.md, name.json and name.svg into a folder.
+
+    Raises:
+        SystemExit: A goal is missed.
+    """
+    print("\n".join(table.markdown() for table in tables))
+    if output is not None:
+        _write_files(output, name, tables)
+    require(goal for table in tables for goal in table.goals)
+
+
+def _write_files(output: Path, name: str, tables: Sequence[Table]) -> None:
     text = "\n".join(table.markdown() for table in tables)
-    print(text)
-    if output is None:
-        return
     output.mkdir(parents=True, exist_ok=True)
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     (output / f"{name}.md").write_text(f"{text}\nMeasured on {machine}.\n", encoding="utf-8")
