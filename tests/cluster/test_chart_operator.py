@@ -7,9 +7,12 @@ import pytest
 from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 
-from tests.cluster.conftest import PYTHON_IMAGE, REGISTRY
+from components.common.flows import flow_steps
+from tests.cluster.conftest import PYTHON_IMAGE, REGISTRY, ROOT
 from tests.support.cluster import wait_until
+from tests.support.commands import rlhf
 from tests.support.helm import CHART
+from tests.support.kfp_release import write_short_config
 from tests.support.releases import prepared, pytorchjob, running_job
 
 WEBHOOK = "validator.training-operator.kubeflow.org"
@@ -85,6 +88,32 @@ def test_workers_are_let_into_a_restricted_namespace(release, cluster):
     job = pytorchjob(release, "two", ["python", "-c", "print('well')"], workers=1)
     cluster.create(job, namespace=release.namespace)
     wait_until(lambda: succeeded(cluster, release, "two"), 180, f"two pods: {cluster.events(release.namespace)}")
+
+
+def test_the_four_stages_run(release, tmp_path):
+    """As a person runs them who has installed the chart without Kubeflow Pipelines: each a PyTorchJob with 4 GPUs."""
+    config = write_short_config(tmp_path / "short.yaml", PYTHON_IMAGE, gpus_per_node=4)
+    where = ("--on", "kubernetes", "-n", release.namespace)
+    preset = str(ROOT / "tests/support/toy.yaml")
+    result = rlhf("run", *where, "--run-id", "chart", "--preset", preset, "--config", str(config), timeout=1500)
+    assert result.returncode == 0, f"{result.stdout}\n{result.stderr}\n{release.cluster.events(release.namespace)}"
+    status = rlhf("status", "chart", "-n", release.namespace).stdout.splitlines()[1:]
+    assert {line.split()[0]: line.split()[1] for line in status} == dict.fromkeys(flow_steps("rlhf"), "done")
+    for stage in ("pretrain", "sft", "reward", "rl"):
+        assert f"{stage} job rlhf-{stage}-" in result.stdout
+    assert not release.cluster.pytorchjobs(release.namespace)
+
+
+def test_data_goes_in_and_comes_out_by_a_forwarded_port(release, tmp_path):
+    """The store's address is known to the cluster alone."""
+    where = ("--on", "kubernetes", "-n", release.namespace)
+    (tmp_path / "sft.jsonl").write_text('{"question": "1 + 1?", "answer": "2"}\n')
+    put = rlhf("put", *where, str(tmp_path / "sft.jsonl"))
+    assert put.returncode == 0, put.stderr
+    got = rlhf("get", *where, put.stdout.strip(), str(tmp_path / "got"))
+    assert got.returncode == 0, got.stderr
+    (file,) = (path for path in (tmp_path / "got").rglob("*.jsonl"))
+    assert file.read_text() == (tmp_path / "sft.jsonl").read_text()
 
 
 def test_an_upgrade_that_replaces_the_operator_keeps_its_certificate_and_running_jobs(release, cluster):

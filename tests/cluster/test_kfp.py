@@ -12,14 +12,12 @@ import secrets
 import time
 
 import pytest
-import yaml
 
 from components.common.flows import flow_steps
 from tests.cluster.conftest import PYTHON_IMAGE, REGISTRY
 from tests.support.cluster import wait_until
-from tests.support.cluster_steps import lent_settings
 from tests.support.commands import ROOT, kfp, rlhf
-from tests.support.kfp_release import VARIABLE, LentByClaim, load_images, run_id, running_pipelines
+from tests.support.kfp_release import VARIABLE, load_images, run_id, running_pipelines, write_short_config
 from tests.support.releases import pytorchjob
 
 pytestmark = pytest.mark.skipif(
@@ -30,14 +28,6 @@ pytestmark = pytest.mark.skipif(
 STEPS = flow_steps("rlhf")
 STAGES = ("pretrain", "sft", "reward", "rl")
 PRESET = f"preset={ROOT / 'tests/support/toy.yaml'}"
-SHORT = {
-    "model": {"scratch": {"train": {"max_steps": 20}}},
-    "pretrain": {"max_steps": 4},
-    "sft": {"max_steps": 4, "num_eval_prompts": 8},
-    "reward": {"max_steps": 4},
-    "rl": {"max_steps": 2, "num_eval_prompts": 8},
-    "evaluate": {"num_eval_prompts": 8},
-}
 # Enough to be found at work, whatever the machine.
 ENDLESS = ["sft.max_steps=1000000", "sft.logging_steps=1"]
 CANCEL_SECONDS, TERMINATE_SECONDS = 5, 20
@@ -54,10 +44,7 @@ def pipelines(cluster):
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     """Short stages, one CPU process each, whose image is a small one with our packages lent to it."""
-    path = tmp_path_factory.mktemp("kfp") / "short.yaml"
-    launcher = lent_settings(LentByClaim(PYTHON_IMAGE), gpus_per_node=0)
-    path.write_text(yaml.safe_dump({**SHORT, "launcher": launcher}))
-    return path
+    return write_short_config(tmp_path_factory.mktemp("kfp") / "short.yaml", PYTHON_IMAGE, gpus_per_node=0)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import kfp
+import yaml
 from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 
@@ -21,6 +22,7 @@ from components.common.store import open_store
 from components.launcher.access import cluster_access
 from components.launcher.record import Run, StepRecord
 from tests.support.cluster import Cluster, Object, wait_until
+from tests.support.cluster_steps import lent_settings
 from tests.support.commands import ROOT
 from tests.support.releases import MOUNTS, PYTHONPATH, VOLUMES, Release, prepared
 
@@ -42,6 +44,30 @@ FROM Context JOIN Attribution ON Attribution.context_id = Context.id JOIN Artifa
 JOIN Type ON Type.id = Artifact.type_id LEFT JOIN ArtifactProperty p ON p.artifact_id = Artifact.id
 WHERE Context.name = '{run}'
 """
+
+
+# A run in which every step happens, and none takes long.
+SHORT: Object = {
+    "model": {"scratch": {"train": {"max_steps": 20}}},
+    "pretrain": {"max_steps": 4},
+    "sft": {"max_steps": 4, "num_eval_prompts": 8},
+    "reward": {"max_steps": 4},
+    "rl": {"max_steps": 2, "num_eval_prompts": 8},
+    "evaluate": {"num_eval_prompts": 8},
+}
+
+
+def write_short_config(path: Path, image: str, gpus_per_node: int) -> Path:
+    """Writes the configuration of a short run on the toy world, in a namespace of a release of the tests.
+
+    Args:
+        path: The file.
+        image: A small Python image that takes the place of ours.
+        gpus_per_node: Of each training pod, and as many processes.
+    """
+    launcher = lent_settings(LentByClaim(image), gpus_per_node=gpus_per_node)
+    path.write_text(yaml.safe_dump({**SHORT, "launcher": launcher}))
+    return path
 
 
 class LentByClaim:
