@@ -41,7 +41,7 @@ test-kfp: $(VENV)/.dev ## the pipeline on Kubeflow Pipelines: RLHF_KFP_IMAGES is
 
 test-long: $(VENV)/.dev ## what takes too long for every commit: each stage ended ten times at random
 	$(BIN)/python -m pytest -q -m long
-	tests/cluster/run $(BIN)/python -m pytest -q -m long tests/cluster
+	RLHF_STORE_DOWN_SECONDS=60 tests/cluster/run $(BIN)/python -m pytest -q -m "long or not long" -k "kubectl_alone or outage" tests/cluster
 
 fuzz: $(VENV)/.dev ## damaged data and configuration files for an hour
 	RLHF_FUZZ_SECONDS=1800 RLHF_FUZZ_SEED=$$RANDOM $(BIN)/python -m pytest -q tests/unit/test_fuzz.py
