@@ -130,7 +130,8 @@ def check_sections(config: Mapping[str, Any], where: str) -> None:
     Raises:
         UserError: Naming every unknown section and the nearest known one.
     """
-    unknown = [f"{name} ({suggest(name, SECTIONS)})" for name in config if name not in SECTIONS]
+    # In YAML a name may be a number, a date or null.
+    unknown = [f"{name} ({suggest(str(name), SECTIONS)})" for name in config if name not in SECTIONS]
     if unknown:
         raise UserError(f"unknown section {', '.join(unknown)}", where=where, hint=f"sections: {', '.join(SECTIONS)}")
 

@@ -70,6 +70,13 @@ def test_unknown_section_is_refused_with_the_nearest_one():
         check_sections({"rewards": {}}, "run.yaml")
 
 
+@pytest.mark.parametrize("name", [None, 1, 1.5, True])
+def test_a_section_whose_name_is_no_text_is_named(name):
+    """As YAML reads `null: {}` and `1: {}`."""
+    with pytest.raises(UserError, match=f"unknown section {name} "):
+        check_sections({name: {}}, "run.yaml")
+
+
 @pytest.mark.parametrize(
     ("text", "words"), [("a: [1", "line 1"), ("- 1", "a mapping is expected"), ("a: 1\n\tb: 2", "line 2")]
 )
