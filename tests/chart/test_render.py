@@ -100,7 +100,9 @@ def test_what_is_made_with_every_switch_on():
     ui |= {("Deployment", "metadata-envoy"), ("Service", "metadata-envoy-service")}
     one_namespace = {("Role", "training-operator"), ("RoleBinding", "training-operator")}
     everything = STORE | {("Secret", "rlhf-store")} | ACCOUNTS | MINIO | OPERATOR | POLICIES | PIPELINES
-    assert set(names(render(*arguments("everything")))) == everything | ui | one_namespace | {("CronJob", "rlhf-reaper")}
+    assert set(names(render(*arguments("everything")))) == everything | ui | one_namespace | {
+        ("CronJob", "rlhf-reaper")
+    }
 
 
 def test_no_credential_and_no_claim_is_made_where_there_are_some():
