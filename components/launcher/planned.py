@@ -42,6 +42,7 @@ def job_of(run: Run, plan: Plan[Any], inputs: Mapping[str, str], config: Launche
         step=step,
         output=plan.uri,
         reads=[f"runs/{run.run_id}", *inputs.values()],
+        # Of the work, that of all runs of the key: their checkpoints go when the result is there, which is theirs too.
         writes=[f"artifacts/{stage}/{plan.key}", f"work/{stage}/{plan.key}"],
     )
     return replace(job, environment={EXPECTED_KEY: plan.key})
