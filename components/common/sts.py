@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from minio.credentials import AssumeRoleProvider
+from minio.credentials import Credentials as OwnKeys
 
 from components.common.errors import RetryableError, UserError
 from components.common.s3_access import Access
@@ -18,7 +19,10 @@ from components.common.s3_keys import keys_text
 from components.common.store import is_s3, split_s3
 
 SHORTEST, LONGEST = 15 * 60, 7 * 24 * 3600  # seconds, by the API
-_AWAY = re.compile(r"status code 50[0234]")  # 501 says that there is no such service
+_AWAY = re.compile(r"status code (50[0234]|429)")  # 501 says that there is no such service
+# The store's own folders: an artifact's and its work's, which end alike, and a run's.
+_FOLDER = re.compile(r"(?:.*/)?(?:(?:artifacts|work)/(?P<keyed>[\w-]+/[\w.-]+)|(?P<run>runs/[^/]+))")
+_NOWHERE = "artifacts/none/none"  # what keys are asked for to see whether there are any
 _UPLOAD = ["s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]
 
 
@@ -59,56 +63,94 @@ def session_credentials(root: str, read: Iterable[str], write: Iterable[str], se
         The keys, or None where the store gives none of this kind.
 
     Raises:
-        UserError: The keys we ask with are wrong.
+        UserError: The store gives such keys, but refuses to give these.
         RetryableError: The store does not answer.
     """
     access = Access.from_environment() if is_s3(root) else None
     own = access.keys().retrieve() if access else None
     if access is None or own is None or own.session_token:
         return None
+    policy = compact(session_policy(root, read, write))
+    seconds = max(SHORTEST, min(LONGEST, seconds))
+    try:
+        given = _assume(access, own, policy, seconds)
+        if given is None and _assume(access, own, compact(session_policy(root, [_NOWHERE], [])), SHORTEST):
+            # Not for lack of the service: keys that can do everything must not take the place of these.
+            raise UserError(
+                f"refuses the policy of temporary keys for a stage's folders, which has {len(policy)} characters",
+                where=access.url,
+                hint=f"MinIO takes 2048: shorten the store's prefix, {root}, or the URIs of the stage's inputs",
+            )
+    except FAILURES as error:
+        raise fault_of(error, root, access.url).error from error
+    return given
+
+
+def compact(policy: dict[str, Any]) -> str:
+    """A policy as it is sent, and as MinIO measures it."""
+    return json.dumps(policy, separators=(",", ":"))
+
+
+def _assume(access: Access, own: OwnKeys, policy: str, seconds: int) -> Credentials | None:
+    """Asks for keys with a policy; None if the store refuses."""
     provider = AssumeRoleProvider(
         sts_endpoint=access.url,
         access_key=own.access_key,
         secret_key=own.secret_key,
-        duration_seconds=max(SHORTEST, min(LONGEST, seconds)),
-        policy=json.dumps(session_policy(root, read, write)),
+        duration_seconds=seconds,
+        policy=policy,
         region=access.region,
         http_client=access.http(),
     )
     try:
         given = provider.retrieve()
     except ValueError as error:  # any answer but keys, with its status in the text
-        if _AWAY.search(str(error)):  # not now: keys that can do everything must not take their place
+        if _AWAY.search(str(error)):
             raise RetryableError("gives no temporary keys now", where=access.url, hint="try again") from error
         return None
-    except FAILURES as error:
-        raise fault_of(error, root, access.url).error from error
     # The client gives a time of day in UTC that does not say so.
     expires = given.expiration.replace(tzinfo=UTC)
     return Credentials(given.access_key, given.secret_key, given.session_token, expires)
 
 
 def session_policy(root: str, read: Iterable[str], write: Iterable[str]) -> dict[str, Any]:
-    """The policy of such keys, as AWS writes policies."""
+    """The policy of such keys, as AWS writes policies.
+
+    It is kept short, since services take 2048 characters of it and a store's prefix may be long: nothing is named twice
+    for the same right, and the store's own folders, which have nothing but what is below them, are named once.
+    """
     written = [_place(root, uri) for uri in write]
-    seen = [*(_place(root, uri) for uri in read), *written]
-    statements = [_objects(["s3:GetObject"], seen), _objects(_UPLOAD, written)]
-    for bucket in sorted({bucket for bucket, _ in seen}):
-        inside = [path for other, path in seen if other == bucket]
+    seen = [place for place in (_place(root, uri) for uri in read) if place not in written]
+    statements = [_objects(["s3:GetObject"], seen), _objects(["s3:GetObject", *_UPLOAD], written)]
+    places = [*seen, *written]
+    for bucket in sorted({bucket for bucket, _ in places}):
+        inside = dict.fromkeys(name for other, path in places if other == bucket for name in _listed(path))
         statements.append(
             {
                 "Effect": "Allow",
                 "Action": ["s3:ListBucket"],
                 "Resource": [f"arn:aws:s3:::{bucket}"],
-                "Condition": {"StringLike": {"s3:prefix": [part for path in inside for part in (path, f"{path}/*")]}},
+                "Condition": {"StringLike": {"s3:prefix": list(inside)}},
             }
         )
     return {"Version": "2012-10-17", "Statement": [statement for statement in statements if statement["Resource"]]}
 
 
 def _objects(actions: list[str], places: list[tuple[str, str]]) -> dict[str, Any]:
-    resources = [f"arn:aws:s3:::{bucket}/{part}" for bucket, path in places for part in (path, f"{path}/*")]
+    resources = [f"arn:aws:s3:::{bucket}/{name}" for bucket, path in places for name in _names(path)]
     return {"Effect": "Allow", "Action": actions, "Resource": resources}
+
+
+def _names(path: str) -> list[str]:
+    """What a place stands for. The store's own folders are known; anything else may be a file or a folder."""
+    return [f"{path}/*"] if _FOLDER.fullmatch(path) else [path, f"{path}/*"]
+
+
+def _listed(path: str) -> list[str]:
+    """The same, where only names are told: a folder's key or a run's id says enough without what is above it."""
+    found = _FOLDER.fullmatch(path)
+    name = found and (found["keyed"] or found["run"])
+    return [f"*/{name}/*"] if name and name != path else _names(path)
 
 
 def _place(root: str, uri: str) -> tuple[str, str]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from components.common.entry import guarded, input_pair
-from components.common.errors import UserError
 from components.common.logs import say
 from components.launcher.job import GPU_STAGES
 
@@ -21,26 +20,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     from components.launcher import steps
+    from components.launcher.planned import needed_input
 
     os.environ.setdefault("RLHF_LAUNCHER", "kubernetes")
     inputs = dict(arguments.input)
     if arguments.dry_run:
         return _print(arguments)
     if arguments.stage == "merge":
-        steps.merge(arguments.config, _input(inputs, "base"), _input(inputs, "adapter"), arguments.of)
+        steps.merge(arguments.config, needed_input(inputs, "base"), needed_input(inputs, "adapter"), arguments.of)
     elif arguments.stage == "data":
-        steps.data(arguments.config, _input(inputs, "model"))
+        steps.data(arguments.config, needed_input(inputs, "model"))
     elif arguments.stage == "report":
         steps.report(arguments.config)
     else:
         steps.stage(arguments.stage, arguments.config, inputs)
     return 0
-
-
-def _input(inputs: Mapping[str, str], name: str) -> str:
-    if name not in inputs:
-        raise UserError("is missing", where=f"--input {name}", hint=f"--input {name}=URI")
-    return inputs[name]
 
 
 def _print(arguments: argparse.Namespace) -> int:
@@ -96,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     jobs = (*GPU_STAGES, "merge")
     for name, function, stages, text in (
         ("run", _run, (*jobs, "data", "report"), "run a step as a job and follow it"),
-        ("print", _print, jobs, "print the job of a stage, and make nothing"),
+        ("print", _print, (*jobs, "data", "report"), "print the job of a stage, and make nothing"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(command=function, dry_run=False)

@@ -16,7 +16,7 @@ _LOOK_SECONDS = 10.0
 
 
 @contextmanager
-def cluster_access(namespace: str = "") -> Iterator[Cluster]:
+def cluster_access(namespace: str = "", *, needs_store: bool = True) -> Iterator[Cluster]:
     """Finds the cluster and lets this process use its store while the block runs.
 
     What the environment already says stands; the rest comes from the namespace. An endpoint that only the cluster can
@@ -24,6 +24,7 @@ def cluster_access(namespace: str = "") -> Iterator[Cluster]:
 
     Args:
         namespace: By default that of the kubeconfig's context.
+        needs_store: Whether a store that is down is an error at once; else it is one when it is asked for something.
 
     Raises:
         UserError: No cluster is known.
@@ -36,7 +37,7 @@ def cluster_access(namespace: str = "") -> Iterator[Cluster]:
         os.environ.setdefault(name, value)
     os.environ["RLHF_NAMESPACE"] = cluster.namespace
     try:
-        with store_endpoint(cluster.namespace):
+        with store_endpoint(cluster.namespace, must_run=needs_store):
             yield cluster
     finally:
         os.environ.clear()

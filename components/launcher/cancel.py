@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from components.launcher.cluster import SECRETS, WORKFLOWS, ApiError, Cluster, refused
+from components.launcher.cluster import SECRETS, WORKFLOWS, ApiError, Cluster
 from components.launcher.job import LABEL_RUN
-from components.launcher.run_objects import jobs_of
-
-_KFP_RUN = "pipeline/runid"
+from components.launcher.run_objects import jobs_of, workflows_of
 
 
 def delete_jobs(cluster: Cluster, run: str) -> list[str]:
@@ -34,12 +32,7 @@ def cluster_secrets(cluster: Cluster, run: str) -> list[str]:
 
 def terminate_workflow(cluster: Cluster, run: str) -> bool:
     """Ends the Argo Workflow of a run of Kubeflow Pipelines as its own API does; returns whether there was one."""
-    try:
-        found = cluster.ask("GET", cluster.path(WORKFLOWS), {"labelSelector": f"{_KFP_RUN}={run}"})
-    except ApiError as error:
-        if error.status in (403, 404):
-            return False
-        raise refused(error, "list workflows", cluster.namespace) from error
-    for item in found["items"]:
+    found = workflows_of(cluster, run) or []
+    for item in found:
         cluster.patch(WORKFLOWS, item["metadata"]["name"], {"spec": {"activeDeadlineSeconds": 0}})
-    return bool(found["items"])
+    return bool(found)

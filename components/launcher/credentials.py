@@ -45,12 +45,17 @@ class StoreKeys:
             The step, with the Secret's name.
 
         Raises:
-            UserError: The Secret may not be made.
+            UserError: The Secret may not be made, or the store refuses to give these keys though it gives others.
         """
         if self._ask():
             # An adopted job's pods get fresh ones; a job that is replaced must not take them with it.
             self._put()
             self._job = dataclasses.replace(self._job, secret=self._job.name)
+        elif self._is_wanted:
+            say(
+                self._job.title,
+                "the store gives no temporary keys: its pods get the configured ones, which open it all",
+            )
         return self._job
 
     def belong_to(self, made: Object) -> None:
@@ -88,10 +93,15 @@ class StoreKeys:
         self._due = time.monotonic() + AGAIN_SECONDS
         say(self._job.title, f"the keys of its pods cannot be renewed for now: {why}")
 
+    @property
+    def _is_wanted(self) -> bool:
+        """Whether the step is one whose folders are known, in a store that has keys."""
+        return is_s3(self._job.root) and bool(self._job.writes)
+
     def _ask(self) -> bool:
         """Asks the store for keys; False where the step gets the configured ones."""
         job = self._job
-        if not is_s3(job.root) or not job.writes:
+        if not self._is_wanted:
             return False
         from components.common.sts import session_credentials
 

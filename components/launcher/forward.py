@@ -26,16 +26,18 @@ _DATA, _ERROR = 0, 1
 
 
 @contextmanager
-def store_endpoint(namespace: str = "") -> Iterator[None]:
+def store_endpoint(namespace: str = "", *, must_run: bool = True) -> Iterator[None]:
     """Makes `AWS_ENDPOINT_URL` one that this machine can reach while the block runs.
 
     Nothing is done where it is set to something that this machine finds by itself, or this is a pod of the cluster.
 
     Args:
         namespace: Of the cluster; by default the kubeconfig context's.
+        must_run: Whether a Service without a pod is an error at once; else connections to it end at once.
 
     Raises:
         UserError: It names a Service that the cluster does not have.
+        RetryableError: It must run and does not.
     """
     url = os.environ.get("AWS_ENDPOINT_URL", "")
     service = None if in_cluster() else service_of(url, namespace)
@@ -44,7 +46,7 @@ def store_endpoint(namespace: str = "") -> Iterator[None]:
         return
     cluster = connect(service[1])
     parsed = urlparse(url)
-    with forwarded(cluster, service[0], parsed.port or 80) as port:
+    with forwarded(cluster, service[0], parsed.port or 80, must_run=must_run) as port:
         os.environ["AWS_ENDPOINT_URL"] = f"{parsed.scheme}://127.0.0.1:{port}"
         try:
             yield
@@ -70,15 +72,16 @@ def service_of(url: str, namespace: str = "") -> tuple[str, str] | None:
 
 
 @contextmanager
-def forwarded(cluster: Cluster, service: str, port: int) -> Iterator[int]:
+def forwarded(cluster: Cluster, service: str, port: int, *, must_run: bool = True) -> Iterator[int]:
     """A port of this machine that leads to a port of a Service while the block runs; yields its number.
 
     Raises:
         UserError: There is no such Service, or it has no such port.
-        RetryableError: It has no pod that runs.
+        RetryableError: It must run, and has no pod that does.
     """
     behind = _Behind(cluster, service, port)
-    behind.pod()
+    if must_run:
+        behind.pod()
     listener = socket.create_server(("127.0.0.1", 0))
     threading.Thread(target=_accept, args=(listener, behind), daemon=True).start()
     try:

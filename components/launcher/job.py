@@ -17,7 +17,7 @@ GPU_STAGES = (*TRAINING_STAGES, "evaluate")
 STEP = "rlhf-stack/step"  # an annotation
 LABEL_RUN, LABEL_STAGE, LABEL_KEY = "rlhf-stack/run", "rlhf-stack/stage", "rlhf-stack/key"
 
-_TRAINING = Resources(cpu="4", memory="48Gi")
+TRAINING_RESOURCES = Resources(cpu="4", memory="48Gi")
 _CPU = Resources(cpu="1", memory="8Gi")
 
 
@@ -160,7 +160,7 @@ def stage_job(
 
 def resources_of(stage: str, config: LauncherConfig) -> Resources:
     """What a step's pod asks for: as configured for the step, else for its kind, else by default."""
-    kind, default = ("training", _TRAINING) if stage in GPU_STAGES else ("cpu", _CPU)
+    kind, default = ("training", TRAINING_RESOURCES) if stage in GPU_STAGES else ("cpu", _CPU)
     layers = (config.resources.get(stage, Resources()), config.resources.get(kind, Resources()), default)
     return Resources(
         **{name: next(filter(None, (getattr(layer, name) for layer in layers)), "") for name in Resources.model_fields}

@@ -36,9 +36,9 @@ def failure_condition(job: Object) -> Object | None:
     return condition(job, "Failed")
 
 
-def is_started(pod: Object) -> bool:
+def is_started(pod: Object, container: str = CONTAINER) -> bool:
     """Whether a pod's container has run, or the pod is past that."""
-    status = _container(pod)
+    status = _container(pod, container)
     begun = any(name in status.get("state", {}) for name in ("running", "terminated"))
     return begun or bool(status.get("lastState")) or pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
 
@@ -48,15 +48,20 @@ def has_failed(pod: Object) -> bool:
     return bool(pod.get("status", {}).get("phase") == "Failed")
 
 
-def waiting_reason(pods: Iterable[Object]) -> str:
-    """What the first pod that has not started waits for, in the scheduler's or the kubelet's own words."""
+def waiting_reason(pods: Iterable[Object], container: str = CONTAINER) -> str:
+    """What the first pod that has not started waits for, in the scheduler's or the kubelet's own words.
+
+    Args:
+        pods: The pods.
+        container: Name of the container that matters.
+    """
     for pod in pods:
-        if is_started(pod):
+        if is_started(pod, container):
             continue
         for found in pod.get("status", {}).get("conditions") or []:
             if found["type"] == "PodScheduled" and found["status"] == "False":
                 return str(found.get("message") or found.get("reason"))
-        waiting = _container(pod).get("state", {}).get("waiting", {})
+        waiting = _container(pod, container).get("state", {}).get("waiting", {})
         if waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
             return f"{waiting['reason']}: {waiting.get('message', '')}".rstrip(": ")
     return ""
@@ -176,9 +181,9 @@ def _lost(job: StageJob, pod: Object) -> list[RlhfError]:
     return [RetryableError(what, where=_where(job, pod), hint=hint)]
 
 
-def _container(pod: Object) -> dict[str, Any]:
+def _container(pod: Object, name: str = CONTAINER) -> dict[str, Any]:
     statuses = pod.get("status", {}).get("containerStatuses") or []
-    return next((status for status in statuses if status["name"] == CONTAINER), {})
+    return next((status for status in statuses if status["name"] == name), {})
 
 
 def _terminated(pod: Object) -> list[dict[str, Any]]:

@@ -6,8 +6,22 @@ from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime
 
 from components.common.errors import RlhfError
-from components.launcher.cluster import EVENTS, JOBS, PODS, PYTORCHJOBS, ApiError, Cluster, Kind, Object, refused
-from components.launcher.job import LABEL_RUN
+from components.launcher.cluster import (
+    EVENTS,
+    JOBS,
+    PODS,
+    PYTORCHJOBS,
+    WORKFLOWS,
+    ApiError,
+    Cluster,
+    Kind,
+    Object,
+    refused,
+)
+from components.launcher.job import LABEL_RUN, STEP
+
+KFP_CONTAINER = "main"  # of its pods: the one that does a step's work
+KFP_RUN = "pipeline/runid"  # the label of Kubeflow Pipelines' own objects
 
 
 def jobs_of(cluster: Cluster, run: str) -> Iterator[tuple[Kind, Object]]:
@@ -25,6 +39,28 @@ def jobs_of(cluster: Cluster, run: str) -> Iterator[tuple[Kind, Object]]:
 def pods_of(cluster: Cluster, run: str) -> list[Object]:
     """All pods of a run's jobs."""
     return cluster.list(PODS, {LABEL_RUN: run})
+
+
+def workflows_of(cluster: Cluster, run: str) -> list[Object] | None:
+    """The Argo Workflows of a run of Kubeflow Pipelines; None where we may not see them, or the cluster has no such."""
+    try:
+        found = cluster.ask("GET", cluster.path(WORKFLOWS), {"labelSelector": f"{KFP_RUN}={run}"})
+    except ApiError as error:
+        if error.status in (403, 404):
+            return None
+        raise refused(error, "list workflows", cluster.namespace) from error
+    return list(found["items"])
+
+
+def step_pods_of(cluster: Cluster, run: str, step: str) -> list[Object]:
+    """The pods in which Kubeflow Pipelines runs a step, the newest last."""
+    pods = cluster.list(PODS, {KFP_RUN: run, STEP: step})
+    return sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+
+
+def is_known(cluster: Cluster, run: str) -> bool:
+    """Whether the cluster has anything of a run, which may have recorded nothing yet."""
+    return any(jobs_of(cluster, run)) or bool(workflows_of(cluster, run))
 
 
 def events_about(cluster: Cluster, names: Iterable[str]) -> list[Object]:

@@ -17,12 +17,18 @@ from components.common.inputs import find_input
 from components.common.logs import say
 from components.common.stage import Plan, StageSpec, make_plan
 from components.common.store import open_store
-from components.launcher.config import LauncherConfig
 from components.launcher.inputs import missing_inputs, usable_inputs
-from components.launcher.job import stage_job
-from components.launcher.planned import job_of, launcher_config, run_settings
+from components.launcher.planned import (
+    data_job,
+    data_plans,
+    job_of,
+    launcher_config,
+    plain_job,
+    report_job,
+    run_settings,
+)
 from components.launcher.record import Recorder, Run
-from components.launcher.run import run_job, runs_on_cluster, variable
+from components.launcher.run import run_job, variable
 from components.launcher.summary import headline
 from components.prepare.resolve import Request, resolve
 
@@ -86,7 +92,8 @@ def prepare(**parameters: Any) -> tuple[str, str]:
     with run.recording("prepare", "prepare") as recorder:
         launcher = resolve(Request(**parameters)).launcher
         arguments = [f"--{name}={value}" for name, value in parameters.items()]
-        _run_step(run, "prepare", ["--output", run.store.root, "--run-id", run.run_id, *arguments], launcher)
+        arguments = ["--output", run.store.root, "--run-id", run.run_id, *arguments]
+        run_job(plain_job(run, "prepare", arguments, launcher))
         base = str(run_settings(run)["model"]["source"])
         recorder.close("done", uri=base)
         say("prepare", f"✓ {_duration(recorder)}")
@@ -99,21 +106,15 @@ def data(config: str, model: str) -> dict[str, str]:
     Returns:
         URI of each stage's dataset by the stage's name; empty for a stage that is off.
     """
-    from components.data.config import SPECS, DataConfig, spec_of, wanted_parts
-    from components.data.sources import with_digests
+    from components.data.config import SPECS
 
     run = Run.of_config(config)
     settings = run_settings(run)
     with run.recording("data", "data") as recorder:
-        wanted = [task for task in wanted_parts(settings) if settings["data"][task]["sources"]]
-        parts = {**settings, "data": {task: with_digests(settings["data"][task]) for task in wanted}}
-        specs = {task: spec_of(task, getattr(DataConfig.model_validate(settings["data"]), task)) for task in wanted}
-        plans = {task: make_plan(specs[task], parts, config, {"model": model}, run.store.root) for task in wanted}
+        plans = data_plans(run, settings, model)
         reused = all(plan.finished() for plan in plans.values())
         if not reused:
-            arguments = ["--config", config, "--output", run.store.root, "--input", f"model={model}"]
-            arguments += [f"--task={task}" for task in wanted]
-            _run_step(run, "data", arguments, launcher_config(settings), output=plans[wanted[-1]].uri)
+            run_job(data_job(run, plans, model, launcher_config(settings)))
         uris: dict[str, str] = {task: plan.uri for task, plan in plans.items()}
         recorder.close("reused" if reused else "done", uri=" ".join(uris.values()))
         say("data", f"✓ {_duration(recorder)}")
@@ -171,7 +172,7 @@ def report(config: str, page: str = "") -> str:
     """
     run = Run.of_config(config)
     with run.recording("report", "report") as recorder:
-        _run_step(run, "report", ["--config", config], launcher_config(run_settings(run)))
+        run_job(report_job(run, launcher_config(run_settings(run))))
         uri = f"{run.store.root}/runs/{run.run_id}/report/index.html"
         if page:
             Path(page).parent.mkdir(parents=True, exist_ok=True)
@@ -209,12 +210,6 @@ def _run(
     recorder.close("done", uri=plan.uri)
     say(step, f"✓ {_duration(recorder)} {headline(name, manifest.metrics)}")
     return _finished(plan, manifest)
-
-
-def _run_step(run: Run, name: str, arguments: list[str], launcher: LauncherConfig, *, output: str = "") -> None:
-    """Runs a step that is no stage."""
-    cluster = runs_on_cluster(name)
-    run_job(stage_job(run.run_id, name, "", arguments, run.store.root, launcher, cluster=cluster, output=output))
 
 
 def _finished(plan: Plan[Any], manifest: Manifest) -> Finished:

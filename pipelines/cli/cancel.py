@@ -7,7 +7,7 @@ import signal
 
 import click
 
-from components.common.errors import UserError
+from components.common.errors import RetryableError, RlhfError, UserError
 from components.launcher.record import Place
 from pipelines.cli.errors import reported
 from pipelines.cli.options import HELP_NAMES
@@ -22,12 +22,12 @@ def cancel(run: str, store: str | None, namespace: str) -> None:
 
     No step of it begins any more. What is finished stays, and `rlhf run --run-id RUN` goes on from there.
     """
-    with reported(), found_run(run, store, namespace) as found:
+    with reported(), found_run(run, store, namespace, needs_store=False) as found:
         _cancel(found)
 
 
 def _cancel(found: Found) -> None:
-    found.run.cancel()
+    fault = found.fault or _mark(found)
     if found.cluster is not None:
         from components.launcher.cancel import delete_jobs, terminate_workflow
 
@@ -37,7 +37,27 @@ def _cancel(found: Found) -> None:
         click.echo("\n".join(f"deleted job {name}" for name in names) or "it has no jobs")
     elif found.place is not None:
         _stop(found.place)
+    if fault is not None:
+        raise RetryableError(
+            f"its jobs are deleted, but a step may begin yet, as the store cannot be told: {fault}",
+            where=found.run.run_id,
+            hint="run the same again when the store answers",
+        ) from fault
     click.echo(f"run {found.run.run_id} is cancelled")
+
+
+def _mark(found: Found) -> RlhfError | None:
+    """Marks the run, so that no step of it begins; returns why it cannot, where a cluster has jobs to end all the same.
+
+    Before they are ended, so that a launcher which is making one sees the mark.
+    """
+    try:
+        found.run.cancel()
+    except RlhfError as error:
+        if found.cluster is None:
+            raise
+        return error
+    return None
 
 
 def _stop(place: Place) -> None:

@@ -8,7 +8,17 @@ from __future__ import annotations
 
 import sys
 
-_GLOBAL_OPTIONS = ("--endpoint", "-n", "--namespace")
+# kfp's own global options that have a value; `submit` understands all of them.
+_GLOBAL_OPTIONS = (
+    "--endpoint",
+    "-n",
+    "--namespace",
+    "--iap-client-id",
+    "--other-client-id",
+    "--other-client-secret",
+    "--existing-token",
+    "--output",
+)
 
 
 def main() -> None:

@@ -60,9 +60,11 @@ def logs(
             return
         lines = _stored(found.run, step, rank)
         first = next(lines, None)
+        from components.launcher.run_objects import KFP_CONTAINER
+
         own = _step_pod(found.pipelines, found.run.run_id, step) if first is None and found.pipelines else None
         if own is not None and found.pipelines is not None:
-            _show_pod(found.pipelines, own, follow, tail, "main")
+            _show_pod(found.pipelines, own, follow, tail, KFP_CONTAINER)
         else:
             _show(lines if first is None else chain([first], lines), tail)
 
@@ -91,11 +93,9 @@ def _pod(cluster: Cluster, run: str, step: str, rank: int) -> Object | None:
 
 def _step_pod(cluster: Cluster, run: str, step: str) -> Object | None:
     """The newest pod in which Kubeflow Pipelines runs a step: the one that does its work, where it makes no job."""
-    from components.launcher.cluster import PODS
-    from components.launcher.job import STEP
+    from components.launcher.run_objects import step_pods_of
 
-    pods = cluster.list(PODS, {"pipeline/runid": run, STEP: step})
-    return max(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), default=None)
+    return next(reversed(step_pods_of(cluster, run, step)), None)
 
 
 def _node_rank(name: str) -> int:

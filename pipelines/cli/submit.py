@@ -10,7 +10,8 @@ import sys
 import tempfile
 import time
 import warnings
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,11 @@ IMAGES = ("RLHF_REGISTRY", "RLHF_VERSION", "RLHF_IMAGE")
     "-n", "--namespace", default="", help="Default: the context's, else the only one with Kubeflow Pipelines."
 )
 @click.option("--endpoint", envvar="KF_PIPELINES_ENDPOINT", help="URL of its API; else through the kubeconfig.")
+@click.option("--iap-client-id", help="Where the endpoint is behind Google's IAP: its client.")
+@click.option("--other-client-id", help="With IAP: the client that the user's own credentials are for.")
+@click.option("--other-client-secret", help="Its secret.")
+@click.option("--existing-token", help="Bearer token for the endpoint.")
+@click.option("--output", type=click.Choice(["table", "json"]), default="table", help="json: the run, and no text.")
 def submit(
     arguments: tuple[str, ...],
     experiment_name: str,
@@ -49,6 +55,11 @@ def submit(
     wait: bool,
     namespace: str,
     endpoint: str | None,
+    iap_client_id: str | None,
+    other_client_id: str | None,
+    other_client_secret: str | None,
+    existing_token: str | None,
+    output: str,
 ) -> None:
     """Start a pipeline on Kubeflow Pipelines.
 
@@ -66,8 +77,35 @@ def submit(
         _check(file, parameters)
         parameters = embed_files(parameters)
         home = Home(namespace) if endpoint else find_home(namespace)
-        code = _submit(file, parameters, experiment_name, run_name, wait, home, endpoint)
+        api = Api(endpoint, iap_client_id, other_client_id, other_client_secret, existing_token)
+        with redirect_stdout(sys.stderr) if output == "json" else nullcontext():
+            client, started = _submit(file, parameters, experiment_name, run_name, home, api)
+            code = _wait(client, started.run_id, endpoint) if wait else 0
+        if output == "json":
+            click.echo(json.dumps(asdict(started)))
     sys.exit(code)
+
+
+@dataclass(frozen=True)
+class Api:
+    """How the API of Kubeflow Pipelines is reached, in the words of its client."""
+
+    host: str | None
+    client_id: str | None
+    other_client_id: str | None
+    other_client_secret: str | None = field(repr=False)
+    existing_token: str | None = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Started:
+    """A run that was started, as `--output json` shows it."""
+
+    run_id: str
+    name: str
+    experiment: str
+    namespace: str
+    link: str
 
 
 def _check(file: Path, parameters: dict[str, str | int]) -> None:
@@ -85,10 +123,10 @@ def _submit(
     parameters: dict[str, str | int],
     experiment_name: str,
     run_name: str | None,
-    wait: bool,
     home: Home,
-    endpoint: str | None,
-) -> int:
+    api: Api,
+) -> tuple[Any, Started]:
+    """Compiles the pipeline and starts it; returns the client and the run."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.disable(logging.WARNING)
     from kfp import compiler
@@ -101,7 +139,7 @@ def _submit(
     with tempfile.TemporaryDirectory(prefix="rlhf-submit-") as folder:
         package = str(Path(folder) / "pipeline.yaml")
         compiler.Compiler().compile(pipeline, package)
-        client = _client(endpoint, home.namespace)
+        client = _client(api, home.namespace)
         try:
             with redirect_stdout(io.StringIO()):  # kfp prints a link to the API, as if that were the web interface
                 started = client.create_run_from_pipeline_package(
@@ -113,23 +151,25 @@ def _submit(
                     service_account=LAUNCHER_ACCOUNT if is_ours(file) else None,
                 )
         except Exception as error:
-            raise _api_error(error, endpoint) from error
+            raise _api_error(error, api.host) from error
     click.echo(f"run {started.run_id} ({name}) started in experiment {experiment_name}")
-    if home.settings.get("RLHF_UI_URL"):
-        click.echo(f"{home.settings['RLHF_UI_URL'].rstrip('/')}/#/runs/details/{started.run_id}")
+    ui = home.settings.get("RLHF_UI_URL", "").rstrip("/")
+    link = f"{ui}/#/runs/details/{started.run_id}" if ui else ""
+    if link:
+        click.echo(link)
     where = f" -n {home.namespace}" if home.namespace else ""
     chosen = f"-l pipeline/runid={started.run_id},rlhf-stack/step --tail=-1 --max-log-requests=20"
     click.echo(f"follow it: kubectl logs{where} -f {chosen}")
-    return _wait(client, started.run_id, endpoint) if wait else 0
+    return client, Started(started.run_id, name, experiment_name, home.namespace, link)
 
 
-def _client(endpoint: str | None, namespace: str) -> Any:
+def _client(api: Api, namespace: str) -> Any:
     import kfp
 
     try:
-        return kfp.Client(host=endpoint, namespace=namespace or "kubeflow")
+        return kfp.Client(**asdict(api), namespace=namespace or "kubeflow")
     except Exception as error:  # kfp raises what urllib3, the kubeconfig or its own checks raise
-        raise _api_error(error, endpoint) from error
+        raise _api_error(error, api.host) from error
 
 
 def _api_error(error: Exception, endpoint: str | None) -> Exception:

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from kubernetes.utils.quantity import parse_quantity
+
 from components.launcher.cluster import CONFIG_MAPS, SECRETS, ApiError, Cluster, Kind
+from components.launcher.job import TRAINING_RESOURCES
+from components.launcher.pod import GPU
 from components.launcher.rules import RULES
 from components.names import CONFIG_MAP, LAUNCHER_ACCOUNT, SECRET, STAGE_ACCOUNT
 from pipelines.doctor.finding import Finding
@@ -15,6 +19,15 @@ QUOTAS = Kind("/api/v1", "resourcequotas")
 LIMITS = Kind("/api/v1", "limitranges")
 OPERATOR = "training-operator"
 CHART = "helm install rlhf charts/rlhf-stack"
+# By what names quotas count a resource; our pods have no limit on cores.
+_COUNTED = {
+    GPU: (f"requests.{GPU}",),
+    "cpu": ("requests.cpu", "cpu"),
+    "memory": ("requests.memory", "memory", "limits.memory"),
+    "pods": ("pods", "count/pods"),
+    "jobs": ("count/pytorchjobs.kubeflow.org",),
+}
+_LIMITED = ("Container", "Pod")  # a LimitRange also speaks of volumes
 
 
 def check_operator(cluster: Cluster) -> Iterator[Finding]:
@@ -136,17 +149,30 @@ def check_quota(cluster: Cluster, gpus: int) -> Iterator[Finding]:
 
 def _tight(quota: dict[str, Any], gpus: int) -> Iterator[str]:
     status = quota.get("status") or {}
-    for name, needed in (("requests.nvidia.com/gpu", gpus), ("pods", 1), ("count/pytorchjobs.kubeflow.org", 1)):
-        hard, used = status.get("hard", {}).get(name), status.get("used", {}).get(name, "0")
-        if hard is not None and int(hard) - int(used) < needed:
-            yield f"{quota['metadata']['name']}: {used} of {hard} {name} are used, {needed} more are needed"
+    for resource, needed in _needed(gpus).items():
+        for name in _COUNTED[resource]:
+            hard, used = status.get("hard", {}).get(name), status.get("used", {}).get(name, "0")
+            if hard is not None and parse_quantity(hard) - parse_quantity(used) < parse_quantity(needed):
+                yield f"{quota['metadata']['name']}: {used} of {hard} {name} are used, {needed} more are needed"
 
 
 def _limited(limit: dict[str, Any], gpus: int) -> Iterator[str]:
     for item in limit["spec"]["limits"]:
-        most = item.get("max", {}).get("nvidia.com/gpu")
-        if most is not None and int(most) < gpus:
-            yield f"{limit['metadata']['name']}: at most {most} nvidia.com/gpu for each {item['type'].lower()}"
+        for resource, needed in _needed(gpus).items():
+            most = item.get("max", {}).get(resource)
+            if most is not None and item["type"] in _LIMITED and parse_quantity(most) < parse_quantity(needed):
+                yield f"{limit['metadata']['name']}: at most {most} {resource} for each {item['type'].lower()}"
+
+
+def _needed(gpus: int) -> dict[str, str]:
+    """What a training pod asks for, and the objects that a job consists of."""
+    return {
+        GPU: str(gpus),
+        "cpu": TRAINING_RESOURCES.cpu,
+        "memory": TRAINING_RESOURCES.memory,
+        "pods": "1",
+        "jobs": "1",
+    }
 
 
 def check_kfp_server(cluster: Cluster) -> Iterator[Finding]:

@@ -12,6 +12,12 @@ from components.common.store import is_s3, local_path, open_store
 from pipelines.doctor.finding import Finding
 
 PROBE = b"rlhf doctor"
+KEY, RUN = 16, 36  # characters of a key, and of a run's id on Kubeflow Pipelines
+# What the stage with the most inputs reads, so that a policy which is too large for the store is found here.
+WIDEST = [
+    f"runs/{'0' * RUN}",
+    *(f"artifacts/{stage}/{number:0{KEY}}" for number, stage in enumerate(("merge", "merge", "merge", "data-rl"))),
+]
 
 
 def check_store(root: str) -> Iterator[Finding]:
@@ -53,7 +59,9 @@ def check_keys(root: str) -> Iterator[Finding]:
     from components.common.sts import SHORTEST, session_credentials
 
     # An error is `examine`'s to tell: the launcher starts no stage then, since other keys open everything.
-    keys = session_credentials(root, ["artifacts/doctor"], ["work/doctor"], SHORTEST)
+    keys = session_credentials(
+        root, WIDEST, [f"{kind}/evaluate/{'0' * KEY}" for kind in ("artifacts", "work")], SHORTEST
+    )
     if keys is None:
         remedy = "stage pods get the configured keys, which open the whole store: keep it for runs alone"
         yield Finding("keys", "warning", "the store gives no temporary keys (STS AssumeRole)", remedy)

@@ -35,6 +35,21 @@ OPERATOR = {
 }
 POLICIES = {("NetworkPolicy", name) for name in ("rlhf-minio", "training-operator", "rlhf-stages")}
 
+_AGENT = "ml-pipeline-persistenceagent"
+_ARGO = ("workflows", "workflowtemplates", "clusterworkflowtemplates", "cronworkflows", "workflowtasksets")
+_ARGO += ("workflowtaskresults", "workflowartifactgctasks", "workfloweventbindings")
+_NAMES = {
+    "Deployment": ("ml-pipeline", _AGENT, "workflow-controller", "metadata-grpc", "rlhf-kfp-database"),
+    "Service": ("ml-pipeline", "metadata-grpc-service", "rlhf-kfp-database"),
+    "ConfigMap": ("rlhf-kfp-api-server", "workflow-controller-configmap", "kfp-launcher"),
+    "Secret": ("rlhf-kfp-database",),
+    "PersistentVolumeClaim": ("rlhf-kfp-database",),
+    **dict.fromkeys(("ServiceAccount", "Role", "RoleBinding"), ("ml-pipeline", _AGENT, "workflow-controller")),
+    "NetworkPolicy": ("ml-pipeline", "metadata-grpc", "rlhf-kfp-database"),
+    "CustomResourceDefinition": (*(f"{name}.argoproj.io" for name in _ARGO), "scheduledworkflows.kubeflow.org"),
+}
+PIPELINES = {(kind, name) for kind, named in _NAMES.items() for name in named}
+
 
 @pytest.mark.parametrize("major", PACKAGES)
 @pytest.mark.parametrize("case", CASES)
@@ -77,30 +92,32 @@ def test_with_everything_there_already_only_our_own_objects_are_made():
 
 
 def test_what_kubeflow_pipelines_adds(laptop):
-    added = set(names(render())) - set(names(laptop))
-    by_kind = {kind: {name for seen, name in added if seen == kind} for kind, _ in added}
-    agent = "ml-pipeline-persistenceagent"
-    crds = ["workflows", "workflowtemplates", "clusterworkflowtemplates", "cronworkflows", "workflowtasksets"]
-    crds += ["workflowtaskresults", "workflowartifactgctasks", "workfloweventbindings"]
-    assert by_kind == {
-        "Deployment": {"ml-pipeline", agent, "workflow-controller", "metadata-grpc", "rlhf-kfp-database"},
-        "Service": {"ml-pipeline", "metadata-grpc-service", "rlhf-kfp-database"},
-        "ConfigMap": {"rlhf-kfp-api-server", "workflow-controller-configmap", "kfp-launcher"},
-        "Secret": {"rlhf-kfp-database"},
-        "PersistentVolumeClaim": {"rlhf-kfp-database"},
-        "ServiceAccount": {"ml-pipeline", agent, "workflow-controller"},
-        "Role": {"ml-pipeline", agent, "workflow-controller"},
-        "RoleBinding": {"ml-pipeline", agent, "workflow-controller"},
-        "NetworkPolicy": {"ml-pipeline", "metadata-grpc", "rlhf-kfp-database"},
-        "CustomResourceDefinition": {
-            *(f"{name}.argoproj.io" for name in crds),
-            "scheduledworkflows.kubeflow.org",
-        },
+    assert set(names(render())) - set(names(laptop)) == PIPELINES
+
+
+def test_what_is_made_with_every_switch_on():
+    ui = {(kind, "ml-pipeline-ui") for kind in ("Deployment", "Service", "ServiceAccount", "Role", "RoleBinding")}
+    ui |= {("Deployment", "metadata-envoy"), ("Service", "metadata-envoy-service")}
+    one_namespace = {("Role", "training-operator"), ("RoleBinding", "training-operator")}
+    everything = STORE | {("Secret", "rlhf-store")} | ACCOUNTS | MINIO | OPERATOR | POLICIES | PIPELINES
+    assert set(names(render(*arguments("everything")))) == everything | ui | one_namespace | {
+        ("CronJob", "rlhf-reaper")
     }
 
 
+def test_no_credential_and_no_claim_is_made_where_there_are_some():
+    everything = STORE | ACCOUNTS | MINIO | OPERATOR | POLICIES | PIPELINES
+    there = {(kind, "rlhf-kfp-database") for kind in ("Secret", "PersistentVolumeClaim")}
+    there |= {("Secret", "rlhf-minio-root"), ("PersistentVolumeClaim", "rlhf-minio")}
+    assert set(names(render(*arguments("existing-secrets")))) == everything - there
+
+
 def test_a_part_that_is_elsewhere_is_not_made_here():
-    without = set(names(render())) - set(names(render(*arguments("external-database"))))
-    assert ("Deployment", "rlhf-kfp-database") in without
-    assert ("Deployment", "workflow-controller") in without
-    assert not any(name == "ml-pipeline" for _, name in without)
+    made, default = set(names(render(*arguments("external-database")))), set(names(render()))
+    assert default - made == {
+        *((kind, "workflow-controller") for kind in ("Deployment", "ServiceAccount", "Role", "RoleBinding")),
+        ("ConfigMap", "workflow-controller-configmap"),
+        *((kind, "rlhf-kfp-database") for kind in ("Deployment", "Service", "Secret", "PersistentVolumeClaim")),
+        ("NetworkPolicy", "rlhf-kfp-database"),
+    }
+    assert made - default == set()

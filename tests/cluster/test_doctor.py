@@ -6,7 +6,11 @@ import json
 
 import pytest
 
+from tests.cluster.conftest import REGISTRY, VERSION
+from tests.support.cluster import wait_until
 from tests.support.commands import rlhf
+
+OURS = ("data", "dpo", "evaluate", "launcher", "pretrain", "reward", "rl", "sft")
 
 
 def look(namespace, bucket, *arguments, **environment):
@@ -18,14 +22,34 @@ def look(namespace, bucket, *arguments, **environment):
     return {finding["name"]: finding for finding in found["cluster"]}, result.returncode
 
 
-def test_a_namespace_that_is_ready_passes(namespace, bucket):
+def test_a_namespace_that_is_ready_passes(cluster, namespace, bucket):
+    def gpus_are_free():
+        return look(namespace, bucket)[0]["free GPUs"]["state"] == "ok"
+
+    wait_until(gpus_are_free, 120, "pods of other tests are gone")
     found, code = look(namespace, bucket)
-    states = {name: finding["state"] for name, finding in found.items()}
     assert code == 0, found
-    needed = ("cluster", "CRD", "operator", "rights", "pod security", "objects", "quota", "nodes", "store", "keys")
-    assert {states[name] for name in needed} == {"ok"}, found
+    ready = ("cluster", "CRD", "operator", "rights", "pod security", "objects", "quota", "nodes", "free GPUs")
+    states = dict.fromkeys((*ready, "store", "keys"), "ok")
+    # What the cluster may have or not, and a run can do without.
+    images, wanted = images_of(cluster), {f"{REGISTRY}/{image}:{VERSION}" for image in OURS}
+    states["images"] = "ok" if wanted <= images else "warning"
+    pipelines = cluster.core.list_service_for_all_namespaces(field_selector="metadata.name=ml-pipeline").items
+    states["pipelines"] = "ok" if pipelines else "warning"
+    assert {name: finding["state"] for name, finding in found.items()} == states, found
     assert "1 of them T4" in found["nodes"]["what"]
+    absent = sorted(wanted - images)
+    of = f"{len(absent)} of {len(wanted)} on no node yet: {', '.join(absent)}"
+    assert found["images"]["what"] == (of if absent else f"all {len(wanted)} are on a node")
+    if not pipelines:
+        assert found["pipelines"]["what"] == "there is no Service ml-pipeline"
     assert not list(bucket.client().list_objects(bucket.name, recursive=True))
+
+
+def images_of(cluster):
+    """Names of the images that the cluster's nodes say they have."""
+    nodes = cluster.core.list_node().items
+    return {name for node in nodes for image in node.status.images or [] for name in image.names or []}
 
 
 def test_more_gpus_than_a_node_has_are_missed(namespace, bucket):

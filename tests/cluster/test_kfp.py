@@ -157,7 +157,9 @@ def test_a_failed_stage_fails_the_run_and_says_why(pipelines, finished, submit):
     assert result.returncode == 1, f"{result.stdout}\n{result.stderr}"
     assert result.stdout.rstrip().endswith("FAILED")
     sentence = "train_batch_size 3 cannot be shared by 2 processes"
-    for pod in pipelines.pods(f"pipeline/runid={run},rlhf-stack/step=sft"):
+    pods = pipelines.pods(f"pipeline/runid={run},rlhf-stack/step=sft")
+    assert pods, pipelines.told(run)
+    for pod in pods:
         assert sentence in pipelines.cluster.log(pipelines.namespace, pod.metadata.name, container="main")
     assert sentence in rlhf("status", run, "-n", pipelines.namespace).stdout
     assert pipelines.jobs(run) == []
@@ -187,7 +189,10 @@ def test_terminating_the_run_leaves_no_job(pipelines, training):
     wait_until(lambda: not pipelines.jobs(training), TERMINATE_SECONDS, "no job is left")
     assert time.monotonic() - began < TERMINATE_SECONDS
     assert pipelines.wait_for_end(training, 180) == "FAILED"
-    assert pipelines.steps(training)["sft"].state != "done"
+    shown = rlhf("status", training, "-n", pipelines.namespace).stdout.splitlines()
+    states = {line.split()[0]: line.split()[1] for line in shown[1:] if not line.startswith(" ")}
+    assert states["sft"] == "stopped", shown
+    assert "workflow Failed" in shown[0]
 
 
 def test_the_reaper_takes_the_job_that_outlived_its_workflow_and_no_other(pipelines, finished, training):

@@ -11,7 +11,7 @@ import pytest
 from components.common.errors import UserError
 from components.common.s3 import S3Store
 from components.common.store import split_s3
-from components.common.sts import session_credentials, session_policy
+from components.common.sts import compact, session_credentials, session_policy
 from tests.cluster.test_store import PREFIX, forget, make
 
 pytest_plugins = ("tests.support.store_fixtures",)
@@ -70,6 +70,8 @@ def owner_copy(store):
         lambda s: s.read("runs/r2/config.yaml"),
         lambda s: s.files(""),
         lambda s: s.files("artifacts"),
+        lambda s: s.files("artifacts/sft/other"),
+        lambda s: s.files("runs/r2"),
         lambda s: s.write(f"{PREFIX}/extra", b""),
         lambda s: s.write("runs/r/config.yaml", b""),
         lambda s: s.remove(f"{PREFIX}/manifest.json"),
@@ -110,6 +112,16 @@ def test_keys_are_taken_up_while_a_process_works_and_waited_for_when_theirs_are_
     put(dataclasses.replace(first, access_key="F" * 20, session_token="over").text())  # MinIO forgets such keys
     threading.Timer(1.0, put, [second.text()]).start()
     assert limited.read("artifacts/sft/other/manifest.json")
+
+
+def test_a_policy_is_measured_as_minio_does_it_and_a_larger_one_is_an_error_not_a_lack(store):
+    reads = [f"artifacts/merge/{number:016x}" for number in range(8)]
+    free = 2048 - len(compact(session_policy(store.root, [*reads, "runs/r"], [OWN])))
+    fits = [*reads, f"runs/r{'r' * (free // 2)}"]  # a name is in the resources and in the listing
+    assert 2046 <= len(compact(session_policy(store.root, fits, [OWN]))) <= 2048
+    assert session_credentials(store.root, fits, [OWN], 3600)
+    with pytest.raises(UserError, match="refuses the policy of temporary keys"):
+        session_credentials(store.root, [*reads, f"{fits[-1]}r"], [OWN], 3600)
 
 
 def test_where_there_are_none(limited, tmp_path):

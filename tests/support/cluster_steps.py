@@ -107,6 +107,8 @@ class Steps:
         bucket: The store.
         lent: What makes the image ours.
         run: The run's id.
+        module: What is run.
+        reads: Folders of the store that it reads.
     """
 
     cluster: Cluster
@@ -115,6 +117,8 @@ class Steps:
     lent: Any
     run: str = field(default_factory=lambda: f"run-{secrets.token_hex(3)}")
     key: str = field(default_factory=lambda: secrets.token_hex(8))
+    module: str = "tests.support.little_stage"
+    reads: tuple[str, ...] = ()
 
     def variables(self) -> dict[str, str]:
         """The environment of whoever drives the cluster from here."""
@@ -126,6 +130,8 @@ class Steps:
             "run": self.run,
             "key": self.key,
             "root": self.bucket.root,
+            "module": self.module,
+            "reads": self.reads,
             "arguments": arguments,
             "launcher": lent_settings(self.lent, **settings),
         }

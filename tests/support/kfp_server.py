@@ -28,6 +28,7 @@ class Server:
         refuse: Status with which a new run is answered, 0 to accept it.
         runs: The bodies of the runs that were created.
         paths: Where they were sent.
+        tokens: The bearer tokens with which it was asked to start a run.
         homes: Namespaces that have the Service ml-pipeline, and what their ConfigMap rlhf-stack says.
     """
 
@@ -36,6 +37,7 @@ class Server:
     refuse: int = 0
     runs: list[dict[str, Any]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
+    tokens: list[str] = field(default_factory=list)
     homes: dict[str, dict[str, str]] = field(default_factory=lambda: {"models": {}})
     asked: int = 0
 
@@ -110,6 +112,7 @@ def kfp_server() -> Iterator[Server]:
             elif path.endswith("/runs"):
                 server.runs.append(body)
                 server.paths.append(path)
+                server.tokens.append(self.headers.get("Authorization", ""))
                 self.answer(200, {"run_id": "r1", "display_name": body.get("display_name"), "state": "PENDING"})
             else:
                 self.answer(200, {"experiment_id": "e1", "display_name": "rlhf"})

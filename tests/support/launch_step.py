@@ -13,7 +13,7 @@ from components.launcher.planned import launcher_config
 
 
 def step_of(fields: dict) -> StageJob:
-    """The little stage as a step."""
+    """The little stage, or another module of the tests, as a step."""
     root, key = fields["root"], fields["key"]
     output = f"{root}/artifacts/sft/{key}"
     job = stage_job(
@@ -25,9 +25,10 @@ def step_of(fields: dict) -> StageJob:
         launcher_config(fields),
         cluster=True,
         output=output,
+        reads=fields.get("reads", ()),
         writes=[f"artifacts/sft/{key}", f"work/sft/{key}"],
     )
-    return dataclasses.replace(job, module="tests.support.little_stage")
+    return dataclasses.replace(job, module=fields.get("module", "tests.support.little_stage"))
 
 
 def main() -> int:

@@ -1,5 +1,6 @@
 """The command line: parameters, instant help, errors in one line, signals that leave nothing running."""
 
+import ast
 import os
 import re
 import signal
@@ -10,9 +11,11 @@ import time
 import pytest
 
 from components.common.errors import UserError
+from pipelines.cli import kfp_command
 from pipelines.cli.kfp_command import _is_ours, _leading_options
 from pipelines.cli.load import load_pipeline
 from pipelines.cli.parameters import embed_config, parse_parameters
+from pipelines.cli.submit import submit
 from tests.support import pipelines
 from tests.support.commands import ROOT, environment, kfp, python, rlhf
 
@@ -62,6 +65,10 @@ def test_a_local_configuration_file_travels_as_text(tmp_path):
     [
         (["run", "submit", "x.py"], [], True),
         (["-n", "ml", "--endpoint", "http://h", "run", "submit", "x.py"], ["-n", "ml", "--endpoint", "http://h"], True),
+        (["--output", "json", "run", "submit", "x.py"], ["--output", "json"], True),
+        (["--output=json", "run", "submit", "x.py"], ["--output=json"], True),
+        (["--existing-token", "run", "run", "submit", "x.py"], ["--existing-token", "run"], True),
+        (["--version", "run", "submit", "x.py"], ["--version"], True),
         (["run", "submit", "--help"], [], True),
         (["run", "submit", "-f", "x.yaml", "-e", "e"], [], False),
     ],
@@ -70,6 +77,14 @@ def test_only_a_python_file_makes_submit_ours(arguments, options, ours):
     leading, rest = _leading_options(arguments)
     assert leading == options
     assert (rest[:2] == ["run", "submit"] and _is_ours(rest[2:])) is ours
+
+
+def test_every_global_option_of_kfp_is_known_with_and_without_a_value():
+    program = "from kfp.cli.cli import cli; print([name for p in cli.params if not p.is_flag for name in p.opts])"
+    stock = set(ast.literal_eval(python("-c", program).stdout)) - {"--show-completion", "--install-completion"}
+    assert stock == set(kfp_command._GLOBAL_OPTIONS)
+    ours = {name for parameter in submit.params for name in parameter.opts}
+    assert stock <= ours
 
 
 @pytest.mark.parametrize("command", HELP, ids=" ".join)

@@ -138,6 +138,18 @@ QUOTA = {
     "status": {"hard": {"requests.nvidia.com/gpu": "4"}, "used": {"requests.nvidia.com/gpu": "2"}},
 }
 LIMIT = {"metadata": {"name": "small"}, "spec": {"limits": [{"type": "Container", "max": {"nvidia.com/gpu": "2"}}]}}
+
+
+def quota(name, hard, used):
+    status = {"hard": {name: hard}, "used": {name: used}}
+    return answer(f"{NS}/resourcequotas", {"items": [{"metadata": {"name": "team"}, "status": status}]})
+
+
+def limit(kind, **most):
+    item = {"metadata": {"name": "small"}, "spec": {"limits": [{"type": kind, "max": most}]}}
+    return answer(f"{NS}/limitranges", {"items": [item]})
+
+
 BROKEN = {
     "no CRD": (answer("/apis/kubeflow.org/v1", 404), "CRD", "failed", "knows no PyTorchJob"),
     "no operator": (answer("/apis/apps/v1/deployments", {"items": []}), "operator", "failed", "no Deployment"),
@@ -154,6 +166,25 @@ BROKEN = {
     "no account": (answer(f"{NS}/serviceaccounts/rlhf-stage", 404), "objects", "failed", "account rlhf-stage missing"),
     "no secret": (answer(f"{NS}/secrets/rlhf-store", 404), "objects", "failed", "Secret rlhf-store missing"),
     "quota": (answer(f"{NS}/resourcequotas", {"items": [QUOTA]}), "quota", "failed", "team: 2 of 4"),
+    **{
+        f"quota of {name}": (
+            quota(name, hard, used),
+            "quota",
+            "failed",
+            f"team: {used} of {hard} {name} are used, {needed}",
+        )
+        for name, hard, used, needed in (
+            ("pods", "2k", "2k", "1"),
+            ("requests.memory", "64Gi", "17Gi", "48Gi"),
+            ("limits.memory", "16Gi", "0", "48Gi"),
+            ("memory", "50000M", "0", "48Gi"),
+            ("requests.cpu", "2", "0", "4"),
+            ("cpu", "4500m", "600m", "4"),
+            ("count/pytorchjobs.kubeflow.org", "1", "1", "1"),
+        )
+    },
+    "memory limit": (limit("Pod", memory="32Gi"), "quota", "failed", "small: at most 32Gi memory for each pod"),
+    "core limit": (limit("Container", cpu="3500m"), "quota", "failed", "at most 3500m cpu for each container"),
     "limit": (answer(f"{NS}/limitranges", {"items": [LIMIT]}), "quota", "failed", "at most 2 nvidia.com/gpu"),
     "no GPUs": (node(status={}), "nodes", "failed", "none of 1 has nvidia.com/gpu"),
     "too few GPUs": (
@@ -177,6 +208,17 @@ def test_what_is_missing_is_found_with_its_remedy(look, api, name):
     found = look()[finding]
     assert (found.state, words in found.what) == (state, True), found
     assert found.remedy
+
+
+def test_quotas_and_limits_that_leave_room_pass(look, api):
+    wide = {"pods": "2k", "requests.memory": "96Gi", "limits.memory": "1Ti", "cpu": "8", "requests.nvidia.com/gpu": "4"}
+    used = {"pods": "1999", "requests.memory": "48Gi", "cpu": "4000m"}
+    item = {"metadata": {"name": "team"}, "status": {"hard": wide, "used": used}}
+    answer(f"{NS}/resourcequotas", {"items": [item]})(api)
+    limit("Container", memory="48Gi", cpu="4")(api)
+    assert (look()["quota"].state, look()["quota"].what) == ("ok", "leaves room")
+    limit("PersistentVolumeClaim", memory="1Gi")(api)
+    assert look()["quota"].state == "ok"
 
 
 def test_a_placement_brings_its_tolerations_and_its_selector(look, api):

@@ -1,15 +1,21 @@
 """A forwarded port leads to the pod that runs now, whichever that is."""
 
+import base64
+import os
 import socket
 import threading
 import time
 from contextlib import suppress
 
 import pytest
+from click.testing import CliRunner
 
+from components.common import cache
 from components.common.errors import RetryableError
 from components.launcher.cluster import connect
 from components.launcher.forward import forwarded
+from pipelines.cli import main
+from tests.support.s3_server import s3_server
 
 
 class Pod:
@@ -104,3 +110,52 @@ def test_a_store_that_is_away_for_a_while_is_reached_again(server):
         assert ask(port) == ""
         Pod(server, "minio-b")
         assert ask(port) == "minio-b hello"
+
+
+@pytest.fixture
+def store(server, monkeypatch, tmp_path):
+    """A store that only the cluster's names lead to, and of which only the namespace knows."""
+    for name in ("RLHF_STORE", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "RLHF_NAMESPACE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RLHF_CACHE", str(tmp_path / "cache"))
+    cache.cache_root.cache_clear()
+    settings = {"RLHF_STORE": "s3://rlhf", "AWS_ENDPOINT_URL": "http://minio:9000"}
+    server.put("configmaps", {"metadata": {"name": "rlhf-stack"}, "data": settings})
+    keys = {"AWS_ACCESS_KEY_ID": "of-the-namespace", "AWS_SECRET_ACCESS_KEY": "secret-of-it"}
+    encoded = {name: base64.b64encode(value.encode()).decode() for name, value in keys.items()}
+    server.put("secrets", {"metadata": {"name": "rlhf-store"}, "data": encoded})
+    with s3_server("rlhf") as there:
+        Pod(server, "minio-a")
+        server.ports["minio-a"] = there.port
+        yield there
+    cache.cache_root.cache_clear()
+
+
+def test_put_and_get_open_their_own_way_to_a_store_that_only_the_cluster_knows(server, store, tmp_path):
+    content = bytes(range(256)) * 4096  # a MiB
+    (tmp_path / "sft.jsonl").write_bytes(content)
+    put = CliRunner().invoke(main, ["put", "--on", "kubernetes", str(tmp_path / "sft.jsonl")])
+    assert put.exit_code == 0, put.output
+    uri = put.output.strip()
+    assert uri.startswith("s3://rlhf/artifacts/upload/")
+    assert content in store.objects.values()
+    (tmp_path / "here").mkdir()
+    got = CliRunner().invoke(main, ["get", "--on", "kubernetes", uri, str(tmp_path / "here")])
+    assert got.exit_code == 0, got.output
+    assert (tmp_path / "here" / "sft.jsonl").read_bytes() == content
+    assert store.users == {"of-the-namespace"}
+    assert all(host.startswith("127.0.0.1:") and host != f"127.0.0.1:{store.port}" for host in store.hosts)
+    assert any("/pods/minio-a/portforward" in line for line in server.requests)
+    assert not {"AWS_ACCESS_KEY_ID", "AWS_ENDPOINT_URL"} & set(os.environ), "they are for the command alone"
+
+
+def test_an_endpoint_of_the_cluster_in_the_environment_is_forwarded_too(server, store, tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://minio.rlhf.svc:9000")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "mine")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "my-secret")
+    store.objects["team/notes.txt"] = b"hello"
+    got = CliRunner().invoke(main, ["get", "s3://rlhf/team", str(tmp_path / "here")])
+    assert got.exit_code == 0, got.output
+    assert (tmp_path / "here" / "notes.txt").read_bytes() == b"hello"
+    assert store.users == {"mine"}
+    assert os.environ["AWS_ENDPOINT_URL"] == "http://minio.rlhf.svc:9000"

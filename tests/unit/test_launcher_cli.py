@@ -7,6 +7,7 @@ import os
 import platform
 import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -14,6 +15,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from components.common import s3_retry
 from components.common.store import DirectoryStore
 from components.launcher.__main__ import main as launcher
 from components.launcher.config import LauncherConfig
@@ -27,6 +29,7 @@ from components.prepare.resolve import Request, resolve
 from pipelines.cli import driver, logs, main
 from pipelines.cli.local_pipeline import leave_parameters_alone
 from pipelines.cli.on_cluster import check_paths, embed_files
+from tests.support.api_server import Fault
 from tests.support.fake_operator import FakeOperator
 
 KEY = "0123456789abcdef"
@@ -237,6 +240,81 @@ def test_cancel_looks_for_jobs_where_the_run_puts_them_and_for_the_workflow_wher
         f"DELETE /apis/kubeflow.org/v1/namespaces/jobs/pytorchjobs/{job.name}",
         "PATCH /apis/argoproj.io/v1alpha1/namespaces/kfp/workflows/w",
     ]
+
+
+def workflow(server, run="r1", **status):
+    """The workflow of a run of Kubeflow Pipelines."""
+    server.put(
+        "workflows", {"metadata": {"name": "w", "labels": {"pipeline/runid": run}}, "spec": {}, "status": status}
+    )
+
+
+@pytest.fixture
+def namespace_of(run, server):
+    """The namespace kfp, whose ConfigMap names the run's store."""
+    server.put("configmaps", {"metadata": {"name": "rlhf-stack"}, "data": {"RLHF_STORE": run.store.root}})
+
+
+def test_a_run_whose_first_step_has_not_begun_is_known_by_its_workflow(run, namespace_of, server):
+    workflow(server, "r2", phase="Running")
+    waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}
+    pod = {
+        "metadata": {"name": "w-1", "labels": {"pipeline/runid": "r2", "rlhf-stack/step": "prepare"}},
+        "spec": {},
+        "status": {"phase": "Pending", "containerStatuses": [{"name": "main", "restartCount": 0, "state": waiting}]},
+    }
+    server.put("pods", pod)
+    lines = [" ".join(line.split()) for line in rlhf("status", "r2", "-n", "kfp").output.splitlines()]
+    assert lines[0] == f"run r2 in {run.store.root} (namespace kfp, workflow Running)"
+    assert lines[1:3] == ["prepare waiting", "pod w-1 Pending: ImagePullBackOff: no such image"]
+    result = rlhf("cancel", "r2", "-n", "kfp")
+    assert result.exit_code == 0, result.output
+    assert server.objects["workflows"]["w"]["spec"] == {"activeDeadlineSeconds": 0}
+    assert Run(run.store, "r2").is_cancelled()
+    assert rlhf("cancel", "r3", "-n", "kfp").exit_code == 2
+
+
+def test_a_run_is_cancelled_though_its_store_is_down(run, job, server, monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setattr(s3_retry, "FIRST_SECONDS", 0.5)
+    settings = {"RLHF_STORE": "s3://rlhf", "AWS_ENDPOINT_URL": "http://minio:9000"}
+    server.put("configmaps", {"metadata": {"name": "rlhf-stack"}, "data": settings})
+    ports = [{"port": 9000, "targetPort": 9000}]
+    server.put("services", {"metadata": {"name": "minio"}, "spec": {"selector": {"app": "minio"}, "ports": ports}})
+    workflow(server)
+    result = rlhf("cancel", "r1", "-n", "rlhf")
+    assert result.exit_code == 75
+    assert f"deleted job {job.name}" in result.output
+    assert "a step may begin yet, as the store cannot be told" in result.output
+    assert not server.objects["pytorchjobs"]
+    assert server.objects["workflows"]["w"]["spec"] == {"activeDeadlineSeconds": 0}
+    asked = rlhf("status", "r1", "-n", "rlhf")
+    assert (asked.exit_code, "has no pod that runs" in asked.output) == (75, True)
+
+
+def test_a_step_of_a_workflow_that_was_ended_is_stopped(on_pipelines, namespace_of, server):
+    def sft():
+        (line,) = (line for line in rlhf("status", "r1", "-n", "kfp").output.splitlines() if line.startswith("sft"))
+        return line.split()[1:]
+
+    began = on_pipelines.step("sft").started
+    workflow(server, phase="Running")
+    assert sft()[0] == "running"
+    server.faults.append(Fault("GET .*/workflows", 403))
+    assert sft()[0] == "running"
+    ended = datetime.fromtimestamp(began + 61, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    workflow(server, phase="Failed", finishedAt=ended)
+    state, seconds, unit = sft()
+    assert (state, unit) == ("stopped", "s")
+    assert 60 <= float(seconds) <= 61
+    server.drop("workflows", "w")
+    assert sft() == ["stopped"]
+
+
+def test_a_job_that_outlived_its_workflow_still_runs(on_pipelines, namespace_of, job, server):
+    workflow(server, phase="Failed")
+    assert "sft             running" in rlhf("status", "r1", "-n", "kfp").output
 
 
 def test_the_last_step_looks_for_jobs_beside_itself_and_where_the_run_puts_them(

@@ -17,7 +17,7 @@ from components.prepare.resolve import Request, resolve
 from pipelines.plan.activations import Batch, Numerics, kept, layer_kept
 from pipelines.plan.architecture import read_architecture
 from pipelines.plan.base import base_fields, read_base
-from pipelines.plan.report import plan_run
+from pipelines.plan.report import as_dict, plan_run
 from pipelines.plan.speed import stage_speed
 from pipelines.plan.stages import Machine, stage_memory
 from pipelines.plan.t4 import GIB, Gpu
@@ -286,6 +286,34 @@ def test_the_presets_for_t4s_fit_the_models_they_name(preset, fields, pipeline, 
     config = resolve(Request(preset, model=folder_of(fields, tmp_path / "model"), pipeline=pipeline))
     made = plan_run(read_base(config.model), config, pipeline, Gpu())
     assert made.fits, [(stage.memory.stage, stage.total / GIB) for stage in made.stages if not stage.fits]
+
+
+def test_transfers_are_the_models_that_are_fetched_and_the_adapters_and_checkpoints_that_are_sent(tmp_path):
+    """Counted by hand for TinyLlama: rank 16 on all seven linear layers of 22 blocks, float16 weights."""
+    model = 2 * 1_100_048_384
+    adapter = 4 * 16 * 22 * (2 * (2048 + 2048) + 2 * (2048 + 256) + 3 * (2048 + 5632))
+    head = 4 * 2048
+    source = folder_of(LLAMA_1B, tmp_path / "model")
+
+    def transfers(overrides=""):
+        config = resolve(Request("t4x4-1b", model=source, overrides=overrides))
+        made = plan_run(read_base(config.model), config, "rlhf", Gpu())
+        shown = {stage["stage"]: (stage["download"], stage["upload"]) for stage in as_dict(made)["stages"]}
+        assert shown == {stage.memory.stage: (stage.download, stage.upload) for stage in made.stages}
+        return shown
+
+    checkpoint = 3  # weights and two moments
+    assert transfers() == {
+        "pretrain": (model, adapter + 2 * checkpoint * adapter),
+        "sft": (model, adapter + 2 * checkpoint * adapter),
+        "reward": (model, (1 + 2 * checkpoint) * (adapter + head)),
+        "rl": (model + adapter, adapter + 20 * checkpoint * 2 * adapter),  # 200 steps; the critic is saved, not kept
+        "evaluate": (3 * model, 0),
+    }
+    changed = transfers("pretrain.lora=null\nsft.max_steps=50\nsft.save_steps=20\nrl.max_steps=20")
+    assert changed["pretrain"] == (model, model + 2 * checkpoint * 2 * model)  # in float32 while it trains
+    assert changed["sft"] == (model, adapter + 3 * checkpoint * adapter)
+    assert changed["rl"] == (model + adapter, adapter + 2 * checkpoint * 2 * adapter)
 
 
 def test_what_does_not_fit_is_exit_code_2_with_what_would(tmp_path):

@@ -197,3 +197,16 @@ def test_a_store_that_is_away_is_asked_for_keys_again(server, given, clock, caps
     said = capsys.readouterr().out
     assert said.count("cannot be renewed for now: the store is away") == 1
     assert said.count("cannot be renewed for now: the store gives none any more") == 1
+
+
+def test_a_store_without_temporary_keys_is_told_and_the_pods_get_the_configured_ones(server, given, capsys):
+    given.append(None)
+    assert StoreKeys(connect(), step()).give().secret == ""
+    assert capsys.readouterr().out.count("the store gives no temporary keys") == 1
+
+
+def test_a_refused_policy_is_an_error_of_the_step(server, given):
+    given.append(UserError("refuses the policy"))
+    with pytest.raises(UserError, match="refuses the policy"):
+        StoreKeys(connect(), step()).give()
+    assert not server.objects.get("secrets")

@@ -1,5 +1,6 @@
 """`kfp run submit pipelines/rlhf.py` against a stub of the API server."""
 
+import json
 import socket
 
 import pytest
@@ -28,6 +29,18 @@ def test_the_pipeline_is_compiled_and_started_with_its_parameters(server):
     assert "kubectl logs -f -l pipeline/runid=r1,rlhf-stack/step" in result.stdout
     assert "#/runs" not in result.stdout
     assert run["service_account"] == "rlhf-launcher"
+
+
+@pytest.mark.parametrize("wait", [[], ["-w"]])
+def test_kfps_global_options_are_taken_before_run_submit(server, wait):
+    options = ["--output", "json", "--existing-token", "let-me-in", "--endpoint", server.url, "-n", "models"]
+    result = kfp(*options, "run", "submit", *wait, "-r", "mine", "pipelines/rlhf.py")
+    assert result.returncode == 0, result.stderr
+    run = {"run_id": "r1", "name": "mine", "experiment": "rlhf", "namespace": "models", "link": ""}
+    assert json.loads(result.stdout) == run
+    assert "follow it: kubectl logs -n models" in result.stderr
+    assert ("SUCCEEDED" in result.stderr) is bool(wait)
+    assert [token.split()[-1] for token in server.tokens] == ["let-me-in"]
 
 
 def test_the_other_pipeline_is_submitted_by_its_file(server):
