@@ -48,7 +48,9 @@ class Learner:
                 parameter.data.copy_(saved)
         self.controller.beta = state["beta"]
         for name, part in self._parts().items():
-            part.load_state_dict(state[name])
+            # A scaler that was off, on a device that needs none, leaves an empty state, which one that is on refuses.
+            if state[name]:
+                part.load_state_dict(state[name])
 
     def _parts(self) -> dict[str, Any]:
         optimizers = self.optimizers
