@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ def test_a_run_under_a_gradient_scaler_goes_on_exactly(make, tmp_path):
     metrics = [whole.step(step).metrics for step in range(CONFIG.max_steps)]
     scales = [values["loss_scale"] for values in metrics]
     assert any(values["skipped"] for values in metrics)
-    assert any(later > earlier for earlier, later in zip(scales, scales[1:], strict=False))
+    assert any(later > earlier for earlier, later in itertools.pairwise(scales))
 
     trackers = set()
     for stop in (2, 3):  # the tracker of growth is another at each
