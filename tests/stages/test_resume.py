@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from components.common import entry, trainer
+from components.rl import fit
 from tests.support.interrupted import StageCommand, after_step, inside_checkpoint, same, trained_state
 
 STEPS = 12
@@ -138,3 +139,18 @@ def test_trying_how_much_fits_changes_nothing(run_of, tmp_path, stage, finish, m
     monkeypatch.setattr(user, "run_trainer", try_then_run)
     assert same(finish(stage_command, tmp_path / "tried"), undisturbed)
     assert seen
+
+
+def test_trying_how_many_completions_fit_changes_nothing(toy_run, tmp_path, finish, monkeypatch):
+    stage_command = command(toy_run, "rl")
+    undisturbed = finish(stage_command, tmp_path / "undisturbed")
+    sizes, find = [], fit.fitting_sizes
+
+    def noted(*arguments):
+        sizes.append(find(*arguments))
+        return sizes[-1]
+
+    monkeypatch.setattr(fit, "_is_limited", lambda device: True)
+    monkeypatch.setattr(fit, "fitting_sizes", noted)
+    assert same(finish(stage_command, tmp_path / "tried"), undisturbed)
+    assert sizes == [{"per_device_train_batch_size": 16, "eval_tokens": 16384}]
