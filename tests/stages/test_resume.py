@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import random
 import shutil
 import signal
@@ -73,6 +74,24 @@ def test_stopped_then_killed(run_of, tmp_path, stage, finish, capfd):
     capfd.readouterr()
     assert same(finish(stage_command, store), undisturbed)
     assert "goes on after step" in capfd.readouterr().out
+
+
+def test_merged_rollouts_are_made_again_and_scored_by_the_policy_itself(toy_run, tmp_path, finish):
+    plain = command(toy_run, "rl")
+    more = ["merged_rollout=true", "num_mini_batches=1", "max_steps=6"]
+    merged = StageCommand("rl", [*plain.arguments, *(part for s in more for part in ("--set", f"rl.{s}"))])
+    undisturbed = finish(merged, tmp_path / "undisturbed")
+    steps = [json.loads(line) for line in undisturbed["metrics.jsonl"].splitlines()]
+    assert len(steps) == 6
+    assert steps[0]["kl"] == steps[0]["kl_k3"] == 0
+    assert all(step["kl"] != 0 for step in steps[1:])
+    # One update a batch: its ratios are those of the policy to itself, whatever it was folded into when it wrote.
+    assert all(step["approx_kl"] == step["clipped"] == 0 for step in steps)
+
+    store = tmp_path / "disturbed"
+    killed = merged.run(store, after_step(4), signal.SIGKILL)
+    assert killed.code == -signal.SIGKILL, killed.output
+    assert same(finish(merged, store), undisturbed)
 
 
 def test_killed_inside_a_checkpoint(run_of, tmp_path, finish):
