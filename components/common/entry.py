@@ -21,7 +21,7 @@ from typing import Any
 from components.common import heartbeat
 from components.common.artifacts import Manifest, commit, list_files, package_versions
 from components.common.config import ConfigT, merge_configs, parse_overrides, read_config_file
-from components.common.errors import RetryableError, RlhfError, write_termination
+from components.common.errors import RetryableError, RlhfError, UserError, write_termination
 from components.common.gate import check_result
 from components.common.libraries import importing, quiet_libraries
 from components.common.logs import LOG, keep_log, note, say
@@ -30,6 +30,9 @@ from components.common.stage import Job, Plan, Result, StageSpec, make_plan
 from components.common.torchrun import run_ranks
 
 Run = Callable[[Job[Any]], Result]
+
+# How much a stage computes at once: what to lower when memory ends.
+_SIZES = ("per_device_train_batch_size", "eval_tokens")
 
 # What gloo and NCCL say to those who are left when a process dies.
 _LOST_PEER = re.compile(
@@ -69,6 +72,8 @@ def guarded(main: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
+        if _is_out_of_memory(error):
+            return _fail(_out_of_memory("the stage", _SIZES))
         if _LOST_PEER.search(str(error)):
             return _fail(RetryableError(f"lost another process: {error}", hint="run the same command again"))
         traceback.print_exc()
@@ -110,7 +115,8 @@ def run_plan(plan: Plan[Any], run: Run) -> Manifest | None:
             _signs_of_life(work, plan.spec.name, writes=main_process),
         ):
             plan.verify_inputs()
-            result = run(Job(plan, out, work))
+            with _memory_running_out(plan):
+                result = run(Job(plan, out, work))
             check_result(plan, result.metrics)
             if not main_process:
                 return None
@@ -137,6 +143,28 @@ def _signs_of_life(work: Path, stage: str, *, writes: bool) -> Iterator[None]:
         raise
     finally:
         keep_log(None)
+
+
+@contextmanager
+def _memory_running_out(plan: Plan[Any]) -> Iterator[None]:
+    """Says which of a stage's settings is to be lowered when a GPU's memory ends in spite of what was tried."""
+    try:
+        yield
+    except Exception as error:
+        if not _is_out_of_memory(error):
+            raise
+        values = {name: getattr(plan.config, name) for name in _SIZES if hasattr(plan.config, name)}
+        lower = [f"{plan.spec.name}.{name} (it is {value})" for name, value in values.items()]
+        raise _out_of_memory(plan.spec.name, lower or _SIZES) from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    torch = sys.modules.get("torch")  # whoever has not loaded it has no GPU to fill
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)
+
+
+def _out_of_memory(where: str, settings: Sequence[str]) -> UserError:
+    return UserError("the GPU's memory is used up", where=where, hint=f"lower {' or '.join(settings)}")
 
 
 def _work_of_key(plan: Plan[Any]) -> str:

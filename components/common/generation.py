@@ -64,6 +64,7 @@ def generate(
     max_tokens: int = 16384,
     keys: Sequence[tuple[int, ...]] | None = None,
     watch: Callable[[int, int], None] | None = None,
+    cut_short: Callable[[], bool] = lambda: False,
 ) -> list[Ids]:
     """Completes prompts.
 
@@ -75,6 +76,7 @@ def generate(
         max_tokens: Positions in a batch, prompt and completion.
         keys: Each row's part of the key of the random numbers; its index by default.
         watch: Called with a row's index and its next token as soon as that is there.
+        cut_short: Looked at before every token; once it is true, completions stay as they are, some of them empty.
 
     Returns:
         Token ids of each completion, in the order given, ended by a stop token unless cut off by a limit of `sampling`.
@@ -85,7 +87,9 @@ def generate(
     with evaluating(model), autocast(policy):
         for batch in batches_by_length(longest, max_tokens):
             emit = None if watch is None else partial(_emit, watch, batch)
-            rows = _decode(model, [prompts[i] for i in batch], [keys[i] for i in batch], sampling, policy, emit)
+            rows = _decode(
+                model, [prompts[i] for i in batch], [keys[i] for i in batch], sampling, policy, emit, cut_short
+            )
             for index, row in zip(batch, rows, strict=True):
                 completions[index] = row
     return completions
@@ -112,6 +116,7 @@ def _decode(
     sampling: Sampling,
     policy: DevicePolicy,
     emit: Callable[[int, int], None] | None,
+    cut_short: Callable[[], bool],
 ) -> list[Ids]:
     from components.common.kv_cache import roomy_cache
 
@@ -126,6 +131,8 @@ def _decode(
     position = mask.sum(1, keepdim=True) - 1
     step_ids, step_position = ids, (mask.cumsum(1) - 1).clamp(min=0)
     for index in range(sampling.max_new_tokens):
+        if cut_short():
+            break
         heartbeat.beat()
         out = transformer(
             input_ids=step_ids,

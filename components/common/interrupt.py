@@ -19,6 +19,11 @@ class StopRequest:
     def __init__(self, device: torch.device) -> None:
         self._device, self._asked = device, False
 
+    @property
+    def asked(self) -> bool:
+        """Whether this process was told to stop; its peers may know nothing of it yet."""
+        return self._asked
+
     def ask(self) -> None:
         """Notes that this process was told to stop."""
         self._asked = True

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -16,7 +17,14 @@ from components.common.sharding import local
 _FLOATS_FOR_EACH_PARAMETER = 3
 
 
-def fitting(stage: str, rows: int, attempt: Callable[[int], None], device: torch.device) -> int:
+def fitting(
+    stage: str,
+    rows: int,
+    attempt: Callable[[int], None],
+    device: torch.device,
+    setting: str = "per_device_train_batch_size",
+    each: int = 1,
+) -> int:
     """The largest micro-batch that fits every process: `rows`, or a half, a quarter … of it.
 
     The global batch stays: more micro-batches are then accumulated for a step.
@@ -24,17 +32,19 @@ def fitting(stage: str, rows: int, attempt: Callable[[int], None], device: torch
     Args:
         stage: Name of the stage, for messages.
         rows: Rows wished for.
-        attempt: Computes gradients for so many of the longest rows.
+        attempt: Computes with so many of the longest rows, in most stages their gradients.
         device: Where.
+        setting: What the user can lower by hand, for messages.
+        each: What a row counts in that setting.
 
     Raises:
         UserError: Not even one row fits.
     """
     while not _all_agree(_fits(rows, attempt, device), device):
         if rows == 1:
-            raise _too_large(stage)
+            raise _too_large(stage, f"{setting}={each}")
         rows //= 2
-        say(stage, f"out of memory: trying per_device_train_batch_size={rows}; the global batch stays")
+        say(stage, f"out of memory: trying {setting}={rows * each}; the global batch stays")
     return rows
 
 
@@ -74,10 +84,10 @@ def peak_of(attempt: Callable[[], None], device: torch.device) -> int:
     return torch.cuda.max_memory_allocated(device) - before
 
 
-def _too_large(stage: str) -> UserError:
+def _too_large(stage: str, setting: str = "per_device_train_batch_size=1") -> UserError:
     return UserError(
         "one row does not fit the GPU's memory",
-        where=f"{stage}.per_device_train_batch_size=1",
+        where=f"{stage}.{setting}",
         hint=f"set {stage}.activation_checkpointing=true, shorter rows in data.{stage}, or a smaller lora.r",
     )
 
@@ -107,11 +117,20 @@ def try_gradients(model: nn.Module, loss: Callable[[], torch.Tensor]) -> None:
     Raises:
         torch.OutOfMemoryError: It does not fit.
     """
-    trainable = [local(parameter) for parameter in model.parameters() if parameter.requires_grad]
-    size = _FLOATS_FOR_EACH_PARAMETER * sum(part.numel() for part in trainable)
-    reserved = torch.empty(size, dtype=torch.float32, device=trainable[0].device)
-    try:
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with room_for_optimizer(trainable):
         loss().backward()
+
+
+@contextmanager
+def room_for_optimizer(trained: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Takes as much memory as the optimizer will, for a while; afterwards there are no gradients."""
+    parts = [local(parameter) for parameter in trained]
+    size = _FLOATS_FOR_EACH_PARAMETER * sum(part.numel() for part in parts)
+    reserved = torch.empty(size, dtype=torch.float32, device=parts[0].device)
+    try:
+        yield
     finally:
         del reserved
-        model.zero_grad(set_to_none=True)
+        for parameter in trained:
+            parameter.grad = None

@@ -15,6 +15,7 @@ from components.common.errors import RetryableError, UserError, error_from_dict
 
 # Of several ranks' errors, the one that the user can act on; a bug tells more than the loss of a peer that it caused.
 _TELLING = (2, 3, 1, 75)
+_GRACE = 115  # seconds from SIGTERM to SIGKILL: torchrun itself allows 30, less than pods and `rlhf run` do
 
 
 def run_ranks(stage: str, arguments: argparse.Namespace) -> None:
@@ -35,7 +36,7 @@ def run_ranks(stage: str, arguments: argparse.Namespace) -> None:
     for override in arguments.set:
         command += ["--set", override]
     with tempfile.TemporaryDirectory(prefix="rlhf-ranks-") as folder:
-        environment = {**os.environ, "RLHF_RANK_ERRORS": folder}
+        environment = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(_GRACE), **os.environ, "RLHF_RANK_ERRORS": folder}
         with subprocess.Popen(command, env=environment) as process:
             try:
                 status = process.wait()

@@ -74,7 +74,8 @@ class RlConfig(Config):
     max_completion_length: int = Field(64, ge=1, description="tokens, the end-of-turn token included")
     temperature: float = Field(1.0, gt=0, description="divides the logits, in sampling and in scoring alike")
     merged_rollout: bool = Field(
-        False, description="write with the adapter folded into the base, for a copy of its weights in main memory"
+        False,
+        description="write with the adapter folded into the base; each process copies its weights to main memory",
     )
     num_ppo_epochs: int = Field(2, ge=1, description="passes over a rollout batch")
     num_mini_batches: int = Field(2, ge=1, description="optimizer steps a pass")

@@ -15,6 +15,7 @@ from components.common import distributed, heartbeat
 from components.rl import ppo
 from components.rl.advantages import advantages_and_returns
 from components.rl.config import RlConfig
+from components.rl.halt import NEVER, Halt
 from components.rl.rewards import NamedFunction, call_function
 from components.rl.roles import Role, Roles
 from components.rl.rollout import Prompts, Rollout
@@ -104,7 +105,7 @@ def micro_batches(rollout: Rollout, rows: Sequence[int], size: int) -> list[list
     return [list(share[i : i + size]) for i in range(0, len(share), size)]
 
 
-def gather_experience(setup: Setup, rollout: Rollout, beta: float, step: int) -> Experience:
+def gather_experience(setup: Setup, rollout: Rollout, beta: float, step: int, halt: Halt = NEVER) -> Experience:
     """Scores a rollout in all four roles and turns scores into advantages.
 
     The log-probabilities are computed in the very micro-batches of the first pass of the update: the same tensors give
@@ -116,11 +117,11 @@ def gather_experience(setup: Setup, rollout: Rollout, beta: float, step: int) ->
         for minibatch in minibatches(config, step, 0, setup.seed)
         for piece in micro_batches(rollout, minibatch, config.per_device_train_batch_size)
     ]
-    logprobs = token_values(roles, rollout, pieces, "policy", roles.logprobs)
-    reference = token_values(roles, rollout, pieces, "reference", roles.logprobs)
+    logprobs = token_values(roles, rollout, pieces, "policy", roles.logprobs, halt)
+    reference = token_values(roles, rollout, pieces, "reference", roles.logprobs, halt)
     has_critic = roles.value_head is not None
-    values = token_values(roles, rollout, pieces, "critic", roles.values) if has_critic else None
-    worth = judge(setup, rollout)
+    values = token_values(roles, rollout, pieces, "critic", roles.values, halt) if has_critic else None
+    worth = judge(setup, rollout, halt)
     limit = config.reward_clip or np.inf
     scores = torch.from_numpy(np.clip(worth.total, -limit, limit) - config.missing_eos_penalty * ~rollout.ended)
     advantages, returns = advantages_and_returns(
@@ -135,6 +136,7 @@ def token_values(
     pieces: Sequence[list[int]],
     role: Role,
     compute: Callable[[Tensor, Tensor], Tensor],
+    halt: Halt = NEVER,
 ) -> Tensor:
     """Computes one number for each written token, in one role.
 
@@ -144,6 +146,7 @@ def token_values(
         pieces: This process's rows, in micro-batches.
         role: Which model.
         compute: `Roles.logprobs` or `Roles.values`.
+        halt: Whether to leave the rest zero.
 
     Returns:
         Float32 of shape (completions, tokens), zero on padding, complete on every process.
@@ -151,7 +154,7 @@ def token_values(
     device = roles.device_policy.device
     results = torch.zeros_like(rollout.mask)
     with torch.inference_mode(), roles.use(role):
-        for rows in pieces:
+        for rows in halt.until_asked(pieces):
             heartbeat.beat()
             ids, _, written = rollout.batch(rows, device)
             flat = compute(ids, written).float().cpu()
@@ -162,14 +165,15 @@ def token_values(
     return distributed.sum_over_ranks(results.to(device)).cpu()
 
 
-def judge(setup: Setup, rollout: Rollout) -> Worth:
-    """Asks the reward model and the reward functions."""
+def judge(setup: Setup, rollout: Rollout, halt: Halt = NEVER) -> Worth:
+    """Asks the reward model and the reward functions; the latter are given nothing that was cut short."""
     texts = [setup.decode(ids) for ids in rollout.completions]
     if setup.roles.text_reward is None:
-        scores = _scores(setup.roles, rollout, setup.config.per_device_train_batch_size)
+        scores = _scores(setup.roles, rollout, setup.config.per_device_train_batch_size, halt)
     else:
         conversations = [setup.prompts.messages(row) for row in rollout.rows]
-        scores = setup.roles.text_reward.scores(conversations, texts, setup.config.eval_tokens)
+        scores = setup.roles.text_reward.scores(conversations, texts, setup.config.eval_tokens, halt)
+    halt.settle()
     questions = [setup.prompts.question(row) for row in rollout.rows]
     columns = [setup.prompts.columns(row) for row in rollout.rows]
     values = {f.name: call_function(f.call, f.name, questions, texts, columns) for f in setup.functions}
@@ -179,11 +183,12 @@ def judge(setup: Setup, rollout: Rollout) -> Worth:
     return Worth(scores, values, total)
 
 
-def _scores(roles: Roles, rollout: Rollout, size: int) -> NDArray[np.float64]:
+def _scores(roles: Roles, rollout: Rollout, size: int, halt: Halt) -> NDArray[np.float64]:
     device = roles.device_policy.device
     results = torch.zeros(len(rollout))
     with torch.inference_mode(), roles.use("reward"):
-        for rows in micro_batches(rollout, range(len(rollout)), size):
+        for rows in halt.until_asked(micro_batches(rollout, range(len(rollout)), size)):
+            heartbeat.beat()
             ids, mask, _ = rollout.batch(rows, device)
             results[rows] = roles.scores(ids, mask).float().cpu()
     return distributed.sum_over_ranks(results.to(device)).cpu().double().numpy()

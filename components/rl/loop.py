@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -15,8 +15,9 @@ from components.common.logs import Progress
 from components.common.stage import Job
 from components.rl.config import RlConfig
 from components.rl.experience import Experience, Setup, gather_experience, summary
+from components.rl.halt import NEVER, Halt
 from components.rl.rollout import prompt_rows, roll_out
-from components.rl.state import Learner
+from components.rl.state import Learner, write_state
 from components.rl.update import update
 
 
@@ -51,7 +52,7 @@ def make_step(
     rows: Sequence[int],
     stop: int,
     step: int,
-    pause: Callable[[], None] = lambda: None,
+    halt: Halt = NEVER,
 ) -> tuple[Experience, dict[str, Any]]:
     """Rolls out one batch, scores it and learns from it.
 
@@ -61,7 +62,7 @@ def make_step(
         rows: Prompts to choose from.
         stop: The token that ends a turn.
         step: Number of the batch, from 0.
-        pause: Called where the step may still be given up, because nothing has been learnt yet.
+        halt: Whether to give the batch up in the middle.
 
     Returns:
         The batch, and what is worth watching.
@@ -69,14 +70,14 @@ def make_step(
     config = setup.config
     chosen = prompt_rows(rows, step, config.rollout_batch_size // config.num_generations, setup.seed)
     sampling = Sampling(config.max_completion_length, (stop,), config.temperature, setup.seed, step)
-    rollout = roll_out(setup.roles, setup.prompts, chosen, sampling, config.num_generations, config.eval_tokens)
-    pause()
-    experience = gather_experience(setup, rollout, learner.controller.beta, step)
-    pause()
+    rollout = roll_out(setup.roles, setup.prompts, chosen, sampling, config.num_generations, config.eval_tokens, halt)
+    halt.settle()
+    experience = gather_experience(setup, rollout, learner.controller.beta, step, halt)
+    halt.settle()
     values = {
         **summary(experience),
         "lr": learner.optimizers.scheduler.get_last_lr()[0],
-        **update(setup.roles, experience, learner.optimizers, config, step, setup.seed),
+        **update(setup.roles, experience, learner.optimizers, config, step, setup.seed, halt),
     }
     learner.controller.update(values["kl"], len(rollout))
     return experience, values
@@ -116,8 +117,7 @@ class Loop:
         shown = ("reward", *(f.name for f in self._setup.functions), "kl", "policy_loss", *critic, "lr")
         progress = Progress(name, config.max_steps, start, every=config.logging_steps)
         for step in range(start, config.max_steps):
-            pause = partial(self._end_if_asked, step)
-            experience, values = make_step(self._setup, self._learner, self._rows, self._stop, step, pause)
+            experience, values = make_step(self._setup, self._learner, self._rows, self._stop, step, self._halt(step))
             self._tokens += sum(map(len, experience.rollout.sequences))
             done = step + 1
             self._curves.write(done, values)
@@ -128,6 +128,12 @@ class Loop:
                 self._save(done)
             self._end_if_asked(done)
 
+    def _halt(self, step: int) -> Halt:
+        """Gives a batch up, wherever it is, for a checkpoint of what was there before it."""
+        # An update cannot be undone, and the main process's checkpoint is the only one.
+        before = self._learner.snapshot() if distributed.is_main() else None
+        return Halt(lambda: self._request.asked, partial(self._end_if_asked, step, before))
+
     def _write_texts(self, step: int, experience: Experience) -> None:
         """Keeps a few completions of a batch, so that one can see what is being rewarded."""
         rollout, worth, setup = experience.rollout, experience.worth, self._setup
@@ -136,13 +142,17 @@ class Loop:
             texts = {"prompt": setup.prompts.question(rollout.rows[i]), "answer": setup.decode(rollout.completions[i])}
             self._curves.write_text(step, {**texts, **{name: round(float(v), 4) for name, v in values.items()}})
 
-    def _save(self, step: int) -> None:
+    def _save(self, step: int, state: dict[str, Any] | None = None) -> None:
+        """Writes a checkpoint, of what there is now or of a copy that was made before."""
         if distributed.is_main():
             with self._checkpoints.writing(step) as folder:
-                self._learner.save(folder)
+                if state is None:
+                    self._learner.save(folder)
+                else:
+                    write_state(state, folder)
                 self._curves.save(folder)
 
-    def _end_if_asked(self, step: int) -> None:
+    def _end_if_asked(self, step: int, state: dict[str, Any] | None = None) -> None:
         if self._request.agreed():
-            self._save(step)
+            self._save(step, state)
             raise stopped("rl", step)

@@ -18,6 +18,7 @@ from components.common.chat import Message
 from components.common.evaluation import pad
 from components.common.generation import Sampling, generate
 from components.data.table import TokenTable, read_jsonl
+from components.rl.halt import NEVER, Halt
 
 if TYPE_CHECKING:  # evaluate takes prompts from here, and has no use for PEFT
     from components.rl.roles import Roles
@@ -120,7 +121,13 @@ def prompt_rows(prompts: Sequence[int], step: int, count: int, seed: int) -> lis
 
 
 def roll_out(
-    roles: Roles, prompts: Prompts, rows: Sequence[int], sampling: Sampling, num_generations: int, max_tokens: int
+    roles: Roles,
+    prompts: Prompts,
+    rows: Sequence[int],
+    sampling: Sampling,
+    num_generations: int,
+    max_tokens: int,
+    halt: Halt = NEVER,
 ) -> Rollout:
     """Lets the policy complete prompts, each process its share; all processes then have all completions.
 
@@ -131,6 +138,7 @@ def roll_out(
         sampling: How to sample; its first stop token is the end of a turn.
         num_generations: Completions of each prompt.
         max_tokens: Positions in a batch.
+        halt: Whether to stop early; completions are then not whole, and must not be used.
     """
     wanted = [row for row in rows for _ in range(num_generations)]
     # The same prompt may come twice, as another sample or because a new epoch begins: how often it came before tells
@@ -149,6 +157,7 @@ def roll_out(
             roles.device_policy,
             max_tokens=max_tokens,
             keys=[keys[i] for i in mine],
+            cut_short=halt.asked,
         )
     completions = distributed.gather(written)
     return Rollout(wanted, [prompts.table.ids(row) for row in wanted], completions, sampling.stop[0])

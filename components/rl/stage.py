@@ -1,4 +1,4 @@
-"""Reinforcement learning: load_data, build_model, choose_prompts, train, save."""
+"""Reinforcement learning: load_data, build_model, fit, choose_prompts, train, save."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from components.data.table import write_jsonl
 from components.rl.build import build_roles
 from components.rl.config import RlConfig
 from components.rl.experience import Setup
+from components.rl.fit import fitted
 from components.rl.loop import learn
 from components.rl.measure import EVALUATION_STEP, Measured, measure
 from components.rl.rewards import reward_functions
@@ -54,6 +55,7 @@ def run(job: Job[RlConfig]) -> Result:
     """Improves the policy; measures reward, reward functions and KL on held-out prompts, before and after."""
     data = load_data(job)
     model = build_model(job)
+    job = fit(job, model, data)
     chosen = choose_prompts(job, model, data)
     before = evaluate(job, model, data, chosen)
     train(job, model, data, chosen)
@@ -71,6 +73,12 @@ def build_model(job: Job[RlConfig]) -> Model:
     """Puts policy, critic and reward on one base."""
     tokenizer = load_tokenizer(job.folder("model"))
     return Model(build_roles(job), tokenizer, Chat(tokenizer).end_of_turn_id)
+
+
+def fit(job: Job[RlConfig], model: Model, data: Data) -> Job[RlConfig]:
+    """Computes fewer completions at once where the GPU has no room for as many as the settings say."""
+    lengths = [int(length) for part in (data.train, data.heldout) for length in part.table.lengths]
+    return fitted(job, model.roles, lengths)
 
 
 def choose_prompts(job: Job[RlConfig], model: Model, data: Data) -> Chosen:

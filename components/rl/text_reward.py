@@ -17,6 +17,7 @@ from components.common.errors import InputError
 from components.common.evaluation import score_sequences
 from components.common.models import load_sequence_classifier
 from components.common.tokenizer import load_tokenizer
+from components.rl.halt import NEVER, Halt
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,11 @@ class TextReward:
         return TextReward(model, tokenizer, policy)
 
     def scores(
-        self, prompts: Sequence[Sequence[Message]], completions: Sequence[str], max_tokens: int
+        self,
+        prompts: Sequence[Sequence[Message]],
+        completions: Sequence[str],
+        max_tokens: int,
+        halt: Halt = NEVER,
     ) -> NDArray[np.float64]:
         """Scores answers to conversations.
 
@@ -63,6 +68,7 @@ class TextReward:
             prompts: The conversations up to the answer.
             completions: The answers, without special tokens.
             max_tokens: Positions in a batch.
+            halt: Whether to score the rest as zero.
 
         Returns:
             Shape (completions,).
@@ -75,8 +81,12 @@ class TextReward:
             except SpecialTokenInTextError:
                 continue
             rows[index] = np.asarray(self.tokenizer(text, add_special_tokens=False)["input_ids"], np.int64)
+
+        def score(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(len(ids)) if halt.asked() else self._score(ids, mask)
+
         result = np.full(len(completions), self.worst)
-        result[list(rows)] = score_sequences(self._score, list(rows.values()), self.policy, max_tokens)
+        result[list(rows)] = score_sequences(score, list(rows.values()), self.policy, max_tokens)
         return result
 
     def _score(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

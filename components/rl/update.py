@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from components.common.overflow import OverflowWatch
 from components.rl import ppo
 from components.rl.config import RlConfig
 from components.rl.experience import Experience, micro_batches, minibatches
+from components.rl.halt import NEVER, Halt
 from components.rl.roles import Roles
 
 
@@ -49,7 +50,13 @@ class Optimizers:
 
 
 def update(
-    roles: Roles, experience: Experience, optimizers: Optimizers, config: RlConfig, step: int, seed: int
+    roles: Roles,
+    experience: Experience,
+    optimizers: Optimizers,
+    config: RlConfig,
+    step: int,
+    seed: int,
+    halt: Halt = NEVER,
 ) -> dict[str, float]:
     """Makes all optimizer steps of a rollout batch.
 
@@ -60,6 +67,8 @@ def update(
         config: Settings.
         step: Rollout batch, from 0.
         seed: Of the shuffling.
+        halt: Whether to give up in the middle; some optimizer steps may then have been made, so that whoever settles it
+            must have kept what was there before.
 
     Returns:
         Means over all steps.
@@ -67,19 +76,20 @@ def update(
     sums: dict[str, float] = {}
     steps = [m for epoch in range(config.num_ppo_epochs) for m in minibatches(config, step, epoch, seed)]
     for rows in steps:
-        for name, value in _step(roles, experience, optimizers, config, rows).items():
+        for name, value in _step(roles, experience, optimizers, config, rows, halt).items():
             sums[name] = sums.get(name, 0.0) + value / len(steps)
     return sums
 
 
 def _step(
-    roles: Roles, experience: Experience, optimizers: Optimizers, config: RlConfig, rows: Sequence[int]
+    roles: Roles, experience: Experience, optimizers: Optimizers, config: RlConfig, rows: Sequence[int], halt: Halt
 ) -> dict[str, float]:
     pieces = micro_batches(experience.rollout, rows, config.per_device_train_batch_size)
     # Of the whole minibatch on all processes, so that gradients can be summed over processes as they are.
     tokens = float(experience.rollout.mask[list(rows)].sum())
-    sums = _policy_gradients(roles, experience, optimizers.scaler, config, pieces, tokens)
-    sums |= _critic_gradients(roles, experience, optimizers.scaler, config, pieces, tokens)
+    sums = _policy_gradients(roles, experience, optimizers.scaler, config, halt.until_asked(pieces), tokens)
+    sums |= _critic_gradients(roles, experience, optimizers.scaler, config, halt.until_asked(pieces), tokens)
+    halt.settle()
     applied = apply_gradients(roles, optimizers, config.max_grad_norm)
     means = distributed.sum_over_ranks(torch.stack(list(sums.values()))).tolist()
     if not all(map(math.isfinite, means)):
@@ -92,7 +102,7 @@ def _policy_gradients(
     experience: Experience,
     scaler: torch.amp.GradScaler,
     config: RlConfig,
-    pieces: Sequence[list[int]],
+    pieces: Iterable[list[int]],
     tokens: float,
 ) -> dict[str, torch.Tensor]:
     device = roles.device_policy.device
@@ -117,7 +127,7 @@ def _critic_gradients(
     experience: Experience,
     scaler: torch.amp.GradScaler,
     config: RlConfig,
-    pieces: Sequence[list[int]],
+    pieces: Iterable[list[int]],
     tokens: float,
 ) -> dict[str, torch.Tensor]:
     if experience.values is None or experience.returns is None:

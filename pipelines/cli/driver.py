@@ -21,7 +21,7 @@ from components.common.errors import RlhfError
 from components.common.logs import MARK
 from components.launcher.record import Run
 
-GRACE_SECONDS = 30.0  # enough for a last checkpoint
+GRACE_SECONDS = 120.0  # for a last checkpoint, as long as pods have by default
 KEPT_LINES = 60  # of the libraries' output, shown when a step dies of a bug
 
 

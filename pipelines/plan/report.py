@@ -157,6 +157,7 @@ def _stage_dict(stage: StagePlan, plan: RunPlan) -> dict[str, Any]:
         "fits": stage.fits,
         "advice": asdict(stage.advice) if stage.advice else None,
         "trained_parameters": stage.memory.parameters,
+        "main_memory_copies": stage.memory.copied,
         "speed": asdict(stage.speed) if stage.speed else None,
         "download": stage.download,
         "upload": stage.upload,

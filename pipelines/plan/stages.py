@@ -53,12 +53,14 @@ class StageMemory:
         batch: The micro-batch that it trains on, or the batch of prompts that it answers.
         moments: What it holds, at each moment that may be the largest.
         parameters: Trained ones.
+        copied: Bytes of main memory that each process keeps copies of weights in.
     """
 
     stage: str
     batch: Batch
     moments: tuple[Moment, ...]
     parameters: int = 0
+    copied: int = 0
 
     @property
     def peak(self) -> Moment:
@@ -176,7 +178,9 @@ def rl_memory(model: Architecture, config: RlConfig, data: DataConfig, machine: 
         Moment("scoring", {**parts, **scoring}),
         Moment("rollout", {**parts, **rollout}),
     )
-    return StageMemory("rl", batch, moments, trained)
+    folded = sum(linear.width * linear.out for linear in model.lora_targets(numerics.target_modules))
+    copied = model.layers * numerics.bytes * folded if config.merged_rollout else 0
+    return StageMemory("rl", batch, moments, trained, copied)
 
 
 def evaluate_memory(model: Architecture, config: RunConfig, machine: Machine) -> StageMemory:

@@ -20,7 +20,8 @@ def as_text(plan: RunPlan) -> str:
     advice = [line for stage in plan.stages for line in _advice_lines(stage, gpu)]
     sustained = f"{gpu.utilisation:.0%} of the {gpu.flops / 1e12:.0f} TFLOPS that a {gpu.name} sustains"
     below = f"tokens/s over all GPUs, at {sustained}; estimates, nothing was measured"
-    parts = [[head], aligned(_memory_rows(plan)), advice, aligned(_work_rows(plan)), [below]]
+    copies = [line for stage in plan.stages for line in _copy_lines(stage)]
+    parts = [[head], aligned(_memory_rows(plan)), copies, advice, aligned(_work_rows(plan)), [below]]
     return "\n\n".join("\n".join(part) for part in parts if part)
 
 
@@ -63,6 +64,11 @@ def _work_rows(plan: RunPlan) -> list[tuple[str, ...]]:
             )
         )
     return rows
+
+
+def _copy_lines(stage: StagePlan) -> list[str]:
+    name, copied = stage.memory.stage, stage.memory.copied
+    return [f"{name} keeps {_gib(copied)} GiB more in main memory for each process: merged_rollout"] if copied else []
 
 
 def _advice_lines(stage: StagePlan, gpu: Gpu) -> list[str]:

@@ -51,6 +51,18 @@ def measured(artifact: Path) -> dict[str, float]:
     return {f"{when} {name}": value for when in ("before", "after") for name, value in metrics[when].items()}
 
 
+def close(one: Path, others: list[Path], loss: str) -> None:
+    """Asserts that curves and weights are one process's."""
+    weights = load_file(one / "adapter_model.safetensors")
+    for other in others:
+        for alone, shared in zip(curves(one), curves(other), strict=True):
+            assert shared[loss] == pytest.approx(alone[loss], abs=1e-5)
+        found = load_file(other / "adapter_model.safetensors")
+        assert found.keys() == weights.keys()
+        for name, tensor in weights.items():
+            torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-5, msg=name)
+
+
 @pytest.mark.parametrize("stage", SETTINGS)
 def test_neither_curves_nor_weights_depend_on_the_number_of_processes(run_of, tmp_path, stage):
     run = run_of(stage)
@@ -61,16 +73,16 @@ def test_neither_curves_nor_weights_depend_on_the_number_of_processes(run_of, tm
         assert split.name == one.name  # one key: the same result
         assert measured(split) == pytest.approx(measured(one), rel=1e-4, abs=1e-4)
         others.append(split)
-    loss = "value_loss" if stage == "rl" else "loss"
-    weights = load_file(one / "adapter_model.safetensors")
-    for other in others:
-        for alone, shared in zip(curves(one), curves(other), strict=True):
-            assert shared[loss] == pytest.approx(alone[loss], abs=1e-5)
-        found = load_file(other / "adapter_model.safetensors")
-        assert found.keys() == weights.keys()
-        for name, tensor in weights.items():
-            torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-5, msg=name)
+    close(one, others, "value_loss" if stage == "rl" else "loss")
     assert len(curves(one)) == STEPS
+
+
+def test_processes_agree_that_write_with_the_adapter_folded_in(toy_run, tmp_path):
+    more = ["merged_rollout=true", "max_steps=8", "num_eval_prompts=8"]
+    one, two = (train(toy_run, "rl", tmp_path / str(processes), processes, *more) for processes in (1, 2))
+    assert len(curves(one)) == 8
+    close(one, [two], "value_loss")
+    assert measured(two) == pytest.approx(measured(one), rel=1e-4, abs=1e-4)
 
 
 def test_an_error_on_a_rank_is_told_once_with_its_own_exit_code(toy_run, tmp_path):

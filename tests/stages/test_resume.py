@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import random
 import shutil
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from components.common import entry, trainer
+from components.rl import fit
 from tests.support.interrupted import StageCommand, after_step, inside_checkpoint, same, trained_state
 
 STEPS = 12
@@ -72,6 +74,24 @@ def test_stopped_then_killed(run_of, tmp_path, stage, finish, capfd):
     capfd.readouterr()
     assert same(finish(stage_command, store), undisturbed)
     assert "goes on after step" in capfd.readouterr().out
+
+
+def test_merged_rollouts_are_made_again_and_scored_by_the_policy_itself(toy_run, tmp_path, finish):
+    plain = command(toy_run, "rl")
+    more = ["merged_rollout=true", "num_mini_batches=1", "max_steps=6"]
+    merged = StageCommand("rl", [*plain.arguments, *(part for s in more for part in ("--set", f"rl.{s}"))])
+    undisturbed = finish(merged, tmp_path / "undisturbed")
+    steps = [json.loads(line) for line in undisturbed["metrics.jsonl"].splitlines()]
+    assert len(steps) == 6
+    assert steps[0]["kl"] == steps[0]["kl_k3"] == 0
+    assert all(step["kl"] != 0 for step in steps[2:])  # the first step's learning rate is zero, as it warms up
+    # One update a batch: its ratios are those of the policy to itself, whatever it was folded into when it wrote.
+    assert all(step["approx_kl"] == step["clipped"] == 0 for step in steps)
+
+    store = tmp_path / "disturbed"
+    killed = merged.run(store, after_step(4), signal.SIGKILL)
+    assert killed.code == -signal.SIGKILL, killed.output
+    assert same(finish(merged, store), undisturbed)
 
 
 def test_killed_inside_a_checkpoint(run_of, tmp_path, finish):
@@ -138,3 +158,18 @@ def test_trying_how_much_fits_changes_nothing(run_of, tmp_path, stage, finish, m
     monkeypatch.setattr(user, "run_trainer", try_then_run)
     assert same(finish(stage_command, tmp_path / "tried"), undisturbed)
     assert seen
+
+
+def test_trying_how_many_completions_fit_changes_nothing(toy_run, tmp_path, finish, monkeypatch):
+    stage_command = command(toy_run, "rl")
+    undisturbed = finish(stage_command, tmp_path / "undisturbed")
+    sizes, find = [], fit.fitting_sizes
+
+    def noted(*arguments):
+        sizes.append(find(*arguments))
+        return sizes[-1]
+
+    monkeypatch.setattr(fit, "_is_limited", lambda device: True)
+    monkeypatch.setattr(fit, "fitting_sizes", noted)
+    assert same(finish(stage_command, tmp_path / "tried"), undisturbed)
+    assert sizes == [{"per_device_train_batch_size": 16, "eval_tokens": 16384}]

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from components.common.entry import guarded
 from components.common.errors import (
@@ -40,6 +41,16 @@ def test_guarded_gives_exit_code_and_one_line(error, code, capsys):
     printed = capsys.readouterr().err
     assert printed.count("error: ") == 1
     assert ("Traceback" in printed) == (code == 1)
+
+
+def test_a_gpu_that_is_full_is_no_bug(capsys):
+    def fail():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    assert guarded(fail) == 2
+    printed = capsys.readouterr().err
+    wanted = "error: the stage: the GPU's memory is used up; lower per_device_train_batch_size or eval_tokens\n"
+    assert printed == wanted
 
 
 def test_guarded_tells_a_termination_signal_apart_from_a_bug():

@@ -34,6 +34,13 @@ def test_rows_are_halved_until_they_fit(capsys):
     assert [micro * steps for micro, steps in (batch_shape(config, 12), batch_shape(config, rows))] == [12, 12]
 
 
+def test_what_is_halved_has_its_own_name(capsys):
+    assert fitting("rl", 4, memory_for(2, []), CPU, setting="eval_tokens", each=100) == 2
+    assert capsys.readouterr().out == "rl out of memory: trying eval_tokens=200; the global batch stays\n"
+    with pytest.raises(UserError, match=r"rl.eval_tokens=100: one row does not fit"):
+        fitting("rl", 4, memory_for(0, []), CPU, setting="eval_tokens", each=100)
+
+
 def test_one_row_that_does_not_fit_is_an_error():
     with pytest.raises(UserError, match=r"one row does not fit the GPU's memory.*activation_checkpointing=true"):
         fitting("reward", 2, memory_for(0, []), CPU)

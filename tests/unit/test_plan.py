@@ -21,7 +21,7 @@ from pipelines.plan.report import as_dict, plan_run
 from pipelines.plan.speed import stage_speed
 from pipelines.plan.stages import Machine, stage_memory
 from pipelines.plan.t4 import GIB, Gpu
-from pipelines.plan.table import aligned
+from pipelines.plan.table import aligned, as_text
 from tests.support.commands import python, rlhf
 from tests.support.models import FAMILIES, tiny_config
 
@@ -244,6 +244,17 @@ def test_small_models_are_held_up_by_their_kernels_and_large_ones_by_arithmetic(
     assert rate(LLAMA_1B, Gpu()) == pytest.approx(
         14_000, rel=0.2
     )  # 4 GPUs · 0.7 · 24e12 / (4 · 1.1e9), attention aside
+
+
+def test_the_copies_that_merged_rollouts_need_are_counted(tmp_path):
+    (tmp_path / "off").mkdir()
+    made = plan(LLAMA_1B, tmp_path, rl={"merged_rollout": True, "lora": {"target_modules": ["q_proj", "v_proj"]}})
+    (rl,) = (stage.memory for stage in made.stages if stage.memory.stage == "rl")
+    assert rl.copied == 2 * 22 * (2048 * 2048 + 2048 * 256)
+    assert "rl keeps 0.19 GiB more in main memory for each process: merged_rollout" in as_text(made).splitlines()
+    without = plan(LLAMA_1B, tmp_path / "off")
+    assert [stage.memory.copied for stage in without.stages] == [0] * len(without.stages)
+    assert "main memory" not in as_text(without)
 
 
 def test_columns_are_aligned():
