@@ -118,6 +118,13 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]
                 where=self._job.name,
                 hint=f"lower {self._job.name}.learning_rate or look for broken rows in the data",
             )
+        # With every token right, zero is what rounding leaves of a loss; otherwise there was none.
+        if loss == 0 and logs.get("mean_token_accuracy", 1.0) < 1:
+            raise UserError(
+                f"the loss is exactly 0 at step {state.global_step}: no token was learnt from, or float16 broke down",
+                where=self._job.name,
+                hint=f"look for rows without an answer in data.{self._job.name}, or lower the learning rate",
+            )
         values = {ours: float(logs[theirs]) for theirs, ours in _CURVES.items() if theirs in logs}
         values |= self._extra
         self._curves.write(state.global_step, values)

@@ -6,7 +6,6 @@ import errno
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +31,7 @@ def disk_fault(error: BaseException, *folders: Path) -> UserError | None:
     while cause is not None:
         number, path = _said(cause)
         if number in _FULL:
-            where = path or str(_fullest(folders or (Path(tempfile.gettempdir()),)))
+            where = path or (str(_fullest(folders)) if folders else "")
             return UserError(f"cannot write: {os.strerror(number)}", where=where, hint="free space, then start again")
         if number in _REFUSED and path:
             hint = "mend its permissions, or choose another place"
