@@ -409,7 +409,11 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
     ),
     "Store": (
         Mistake("a store below a file", 2, lambda kit: kit.prepare("--output", kit.write("file", "") + "/store")),
-        Mistake("a disk that is full", 2, lambda kit: guarded(lambda: shutil.copyfile(kit.write("a", "x"), kit.full()).stat().st_size)),
+        Mistake(
+            "a disk that is full",
+            2,
+            lambda kit: guarded(lambda: shutil.copyfile(kit.write("a", "x"), kit.full()).stat().st_size),
+        ),
         Mistake("a store that cannot be reached by us", 2, lambda kit: kit.prepare("--output", "ftp://host/store")),
         Mistake(
             "another stage's place for a result",

@@ -71,7 +71,9 @@ def test_there_are_bounds_in_all_sections():
     assert {path[0] for path, _ in CASES} >= set(RunConfig.model_fields) - {"seed", "report", "launcher"}
 
 
-@pytest.mark.parametrize(("path", "value"), CASES, ids=lambda part: ".".join(map(str, part)) if isinstance(part, tuple) else repr(part))
+@pytest.mark.parametrize(
+    ("path", "value"), CASES, ids=lambda part: ".".join(map(str, part)) if isinstance(part, tuple) else repr(part)
+)
 def test_a_value_out_of_range_is_refused_by_name(path, value):
     with pytest.raises(UserError) as caught:
         validate(RunConfig, nested(path, value), "", "run.yaml")

@@ -33,10 +33,7 @@ LOADED = {
         }
         for stage in ("pretrain", "sft")
     },
-    **{
-        f"from components.{stage}.__main__ import _load_run; _load_run()": TRAINING
-        for stage in ("reward", "dpo")
-    },
+    **{f"from components.{stage}.__main__ import _load_run; _load_run()": TRAINING for stage in ("reward", "dpo")},
 }
 # Where the source says `import`, inside functions too. Elsewhere nobody may.
 IMPORTERS = {
