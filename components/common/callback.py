@@ -55,6 +55,7 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]
         self._extra: dict[str, float] = {}
         self._progress: Progress | None = None
         self._watch = OverflowWatch(job.name)
+        self._scale = 1.0
         self.stopped = False
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -69,7 +70,9 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
         """Looks for overflow, measures and asks for a checkpoint where that is due."""
         heartbeat.beat(state.global_step)
-        skipped = bool(optimizer.step_was_skipped)
+        # Not accelerate's `step_was_skipped`: a fused optimizer is called all the same, and skips the step by itself.
+        before, self._scale = self._scale, _scale_of(optimizer)
+        skipped = self._scale < before
         self._watch.step(skipped=skipped)
         self._extra = {"skipped": float(skipped)} if args.fp16 else {}
         if self._best.due(state.global_step):
@@ -97,8 +100,9 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]
         if self._request.agreed():
             self.stopped = control.should_save = control.should_training_stop = True
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Learns how many steps there will be."""
+    def on_train_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
+        """Learns how many steps there will be, and the scale to begin with."""
+        self._scale = _scale_of(optimizer)
         self._progress = Progress(
             self._job.name, state.max_steps, state.global_step, every=self._job.config.logging_steps
         )
@@ -114,11 +118,23 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]
                 where=self._job.name,
                 hint=f"lower {self._job.name}.learning_rate or look for broken rows in the data",
             )
+        # With every token right, zero is what rounding leaves of a loss; otherwise there was none.
+        if loss == 0 and logs.get("mean_token_accuracy", 1.0) < 1:
+            raise UserError(
+                f"the loss is exactly 0 at step {state.global_step}: no token was learnt from, or float16 broke down",
+                where=self._job.name,
+                hint=f"look for rows without an answer in data.{self._job.name}, or lower the learning rate",
+            )
         values = {ours: float(logs[theirs]) for theirs, ours in _CURVES.items() if theirs in logs}
         values |= self._extra
         self._curves.write(state.global_step, values)
         shown = {name: values[name] for name in _SHOWN if name in values}
         self._progress.step(state.global_step, shown, tokens=int(logs.get("num_tokens", 0)))
+
+
+def _scale_of(optimizer: Any) -> float:
+    """What a loss is multiplied with in float16. An overflow lowers it, and nothing else does."""
+    return 1.0 if optimizer.scaler is None else float(optimizer.scaler.get_scale())
 
 
 def _step_seed(seed: int, step: int) -> int:

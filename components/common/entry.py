@@ -21,6 +21,7 @@ from typing import Any
 from components.common import heartbeat
 from components.common.artifacts import Manifest, commit, list_files, package_versions
 from components.common.config import ConfigT, merge_configs, parse_overrides, read_config_file
+from components.common.disk import disk_fault, disk_faults_named
 from components.common.errors import RetryableError, RlhfError, UserError, write_termination
 from components.common.gate import check_result
 from components.common.libraries import importing, quiet_libraries
@@ -74,6 +75,8 @@ def guarded(main: Callable[[], int]) -> int:
     except Exception as error:
         if _is_out_of_memory(error):
             return _fail(_out_of_memory("the stage", _SIZES))
+        if fault := disk_fault(error):
+            return _fail(fault)
         if _LOST_PEER.search(str(error)):
             return _fail(RetryableError(f"lost another process: {error}", hint="run the same command again"))
         traceback.print_exc()
@@ -112,6 +115,7 @@ def run_plan(plan: Plan[Any], run: Run) -> Manifest | None:
     try:
         with (
             plan.store.work(prefix, writes=main_process) as work,
+            disk_faults_named(work, out),
             _signs_of_life(work, plan.spec.name, writes=main_process),
         ):
             plan.verify_inputs()

@@ -39,11 +39,12 @@ class RemoteCheckpoints:
         """Brings the newest whole checkpoint of any run of this key here, unless one as new is here."""
         with locked(self._folder.parent / f".{self._folder.name}.lock"):
             here = [step for step, folder in self._local("*") if fault(folder) is None]
-            remote = self._remote()
-            self._sent = {step for step, keys in remote.items() if _commit(keys)}
+            remote = {step: _commits(keys) for step, keys in self._remote().items()}
+            self._sent = {step for step, commits in remote.items() if commits}
             for step in sorted(self._sent - set(range(max(here, default=-1) + 1)), reverse=True):
-                if self._bring(step, _commit(remote[step])):
+                if any(self._bring(step, commit) for commit in remote[step]):
                     return
+                self._sent.discard(step)  # the step will be made again, and is then to be sent
 
     def sync(self, bucket: Bucket) -> None:
         """Sends the newest checkpoint of this run, if it is not there, and then removes what it replaces."""
@@ -100,9 +101,9 @@ class RemoteCheckpoints:
         return True
 
 
-def _commit(keys: list[str]) -> str:
-    """The key that makes a checkpoint complete, empty if it is not."""
-    return next((key for key in keys if key.endswith(f"/{MANIFEST}")), "")
+def _commits(keys: list[str]) -> list[str]:
+    """Of a step's keys those that make a checkpoint complete: one for each run that has made it."""
+    return [key for key in keys if key.endswith(f"/{MANIFEST}")]
 
 
 def _link(folder: Path, to: Path) -> dict[str, Path]:

@@ -205,10 +205,14 @@ def _fitting_rows(training: Training) -> int:
 def try_longest(training: Training, rows: int) -> None:
     """Computes gradients for the longest rows in one micro-batch, and forgets them.
 
+    No process waits for another here, unless the model is split among them.
+
     Raises:
         torch.OutOfMemoryError: They do not fit.
     """
     trainer = _make_trainer(training, rows, TrainerCallback())
+    # TRL gathers its figures from all processes, and would wait for one that has run out of memory before that.
+    trainer.accelerator.gather = trainer.accelerator.gather_for_metrics = _alone
     longest = np.argsort(training.lengths[training.rows], kind="stable")[-rows:]
 
     def loss() -> torch.Tensor:
@@ -228,6 +232,11 @@ def _make_trainer(training: Training, limit: int, callback: TrainerCallback) -> 
     trainer = training.make(trainer_arguments(training.job, training.policy, limit), callback)
     float32_trainables(training.model)  # TRL makes adapters on a 4-bit base bfloat16, which a T4 does not have
     return trainer
+
+
+def _alone(figures: Any, *_: Any, **__: Any) -> Any:
+    """What one process alone gathers."""
+    return figures
 
 
 class _LaidOut(TrainerCallback):  # type: ignore[misc]

@@ -13,9 +13,17 @@ import pytest
 
 from components.common import entry, trainer
 from components.rl import fit
-from tests.support.interrupted import StageCommand, after_step, inside_checkpoint, same, trained_state
+from tests.support.interrupted import (
+    StageCommand,
+    after_step,
+    half_written,
+    inside_checkpoint,
+    same,
+    trained_state,
+)
 
 STEPS = 12
+GRACE = 30  # seconds that Kubernetes gives a pod between SIGTERM and SIGKILL
 COMMON = [f"max_steps={STEPS}", "save_steps=3", "logging_steps=1", "num_samples=2"]
 SETTINGS = {
     "pretrain": ["lora.lora_dropout=0.1", "per_device_train_batch_size=2"],
@@ -65,6 +73,8 @@ def test_stopped_then_killed(run_of, tmp_path, stage, finish, capfd):
     store = tmp_path / "disturbed"
     stopped = stage_command.run(store, after_step(2), signal.SIGTERM)
     assert stopped.code == 75, stopped.output
+    assert stopped.seconds < GRACE
+    assert list(store.glob("work/*/*/*/checkpoints/step-*/manifest.json"))
     assert "was told to stop after step" in stopped.output
     assert "run the same command again" in stopped.output
     killed = stage_command.run(store, after_step(7), signal.SIGKILL)
@@ -97,10 +107,15 @@ def test_merged_rollouts_are_made_again_and_scored_by_the_policy_itself(toy_run,
 def test_killed_inside_a_checkpoint(run_of, tmp_path, finish):
     stage_command = command(run_of("sft"), "sft")
     undisturbed = finish(stage_command, tmp_path / "undisturbed")
-    store = tmp_path / "disturbed"
-    killed = stage_command.run(store, inside_checkpoint, signal.SIGKILL)
-    assert killed.code == -signal.SIGKILL, killed.output
+    for attempt in range(5):  # a checkpoint may be whole before the signal is there
+        store = tmp_path / f"disturbed{attempt}"
+        killed = stage_command.run(store, inside_checkpoint, signal.SIGKILL)
+        assert killed.code == -signal.SIGKILL, killed.output
+        if half_written(store):
+            break
+    assert half_written(store), "no kill came while a checkpoint was half written"
     assert same(finish(stage_command, store), undisturbed)
+    assert not half_written(store)
 
 
 @pytest.mark.parametrize("stage", ["sft", "rl"])
@@ -139,6 +154,7 @@ def test_ended_ten_times(run_of, tmp_path, stage, number, finish):
         condition = inside_checkpoint if attempt == 1 else after_step(step)
         ended = stage_command.run(store, condition, number)
         assert ended.code == (75 if number == signal.SIGTERM else -number), (step, ended.output)
+        assert number != signal.SIGTERM or ended.seconds < GRACE
         assert same(finish(stage_command, store), undisturbed), step
 
 

@@ -19,10 +19,17 @@ from tests.support.commands import ROOT, environment
 
 @dataclass(frozen=True)
 class Attempt:
-    """How an attempt ended."""
+    """How an attempt ended.
+
+    Attributes:
+        code: Its exit code.
+        output: What it printed.
+        seconds: From the signal to its end; 0 if it got none.
+    """
 
     code: int
     output: str
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -53,14 +60,16 @@ class StageCommand:
             process = subprocess.Popen(
                 command, cwd=ROOT, env=environment(RLHF_RUN_ID="r"), stdout=file, stderr=subprocess.STDOUT
             )
-            deadline = time.monotonic() + 120
+            deadline, sent = time.monotonic() + 120, 0.0
             while process.poll() is None and time.monotonic() < deadline:
                 if end_when and number and end_when(store):
                     os.kill(whom(process.pid), number)
+                    sent = time.monotonic()
                     break
                 time.sleep(0.002)
             process.wait(timeout=60)
-        return Attempt(process.returncode, log.read_text())
+            seconds = time.monotonic() - sent if sent else 0.0
+        return Attempt(process.returncode, log.read_text(), seconds)
 
 
 def after_step(step: int) -> Callable[[Path], bool]:
@@ -75,6 +84,11 @@ def after_step(step: int) -> Callable[[Path], bool]:
 def inside_checkpoint(store: Path) -> bool:
     """True while a checkpoint is being written."""
     return any(path.is_file() for path in store.glob("work/*/*/*/checkpoints/.writing*/**/*"))
+
+
+def half_written(store: Path) -> bool:
+    """Whether a process has left a checkpoint that it was writing."""
+    return inside_checkpoint(store)
 
 
 def trained_state(store: Path) -> dict[str, Any]:

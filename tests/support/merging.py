@@ -158,13 +158,20 @@ def deltas(pair: Pair, scales: dict[str, float]) -> dict[str, tuple[torch.Tensor
 
 
 def check_numbers(pair: Pair, out: Path, scales: dict[str, float]) -> None:
-    """Every tensor is a byte-identical copy or the rounded float64 sum, PEFT's own but for the last bit of a few."""
+    """Every tensor is a byte-identical copy or the rounded float64 sum, PEFT's own but for the last bit of a few.
+
+    PEFT multiplies in float32 and rounds the sum once, as we do: in half precision none of 39,936 elements differed at
+    rank 4. From rank 8 on its BLAS adds in another order than ours, which half precision shows in 1e-5 of them at most
+    and float32 in up to 1 %. In float16, 4 of the 39,936 were not the float64 sum rounded once but its neighbour, and
+    PEFT's the same 4: the sum in float32 lay on the other side of the middle between two numbers. Larger updates have
+    more of them, bfloat16 had none.
+    """
     before, after = weights(pair.base), weights(out)
     labels = {"num_labels": 1} if pair.task == "SEQ_CLS" else {}
     peft = AUTO_PEFT[pair.task].from_pretrained(pair.adapter, dtype="auto", **labels).merge_and_unload().state_dict()
     updates = deltas(pair, scales)
     assert {f"{module}.weight" for module in updates} <= after.keys()
-    unequal = total = 0
+    unequal = inexact = total = 0
     for name, tensor in after.items():
         if name == "score.weight":
             continue
@@ -179,7 +186,9 @@ def check_numbers(pair: Pair, out: Path, scales: dict[str, float]) -> None:
         distance = (tensor.double() - peft[name].double()).abs()
         assert (distance <= ulp(exact, pair.dtype) + 2 * in_float32).all()
         unequal, total = unequal + int((distance > 0).sum()), total + distance.numel()
-    assert unequal <= total * (0.05 if pair.dtype == torch.float32 else 0.002)
+        inexact += int((tensor != exact.to(pair.dtype)).sum())
+    assert pair.dtype == torch.float32 or inexact <= total * 2e-3
+    assert unequal <= total * (0.01 if pair.dtype == torch.float32 else 1e-5)
 
 
 def check_logits(pair: Pair, merged: Any) -> None:

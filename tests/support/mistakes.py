@@ -28,6 +28,12 @@ from tests.support.commands import ROOT
 from tests.support.models import tiny_model
 
 TOY = str(ROOT / "tests" / "support" / "toy.yaml")
+# Shows what the assistant said only in its last turn, as templates do that leave out earlier thoughts.
+LAST_TURN_ONLY = (
+    "{% for message in messages %}{% if loop.last or message['role'] == 'user' %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 QUESTION = '{"question": "What did the cow say?", "answer": "moo"}\n'
 
 
@@ -59,6 +65,11 @@ class Kit:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         return str(path)
 
+    def full(self) -> Path:
+        """A file on a disk that is full."""
+        (self.folder / "full").symlink_to("/dev/full")
+        return self.folder / "full"
+
     def copy(self, what: Path) -> Path:
         """A copy of a shared folder, to spoil; an artifact's copy lies in a store of its own."""
         inside = Path("given", *what.parts[-3:]) if "artifacts" in what.parts else Path("given", what.name)
@@ -81,8 +92,9 @@ class Kit:
         """Runs the data step on a file, or on the sources that `part` names."""
         if content is not None:
             part["sources"] = self.write(name, content)
+        model = part.pop("model", self.model)
         config = self.write("run.yaml", yaml.safe_dump({"data": {task: part}}))
-        return data_main(["--config", config, "--input", f"model={self.model}", "--output", str(self.folder / "store")])
+        return data_main(["--config", config, "--input", f"model={model}", "--output", str(self.folder / "store")])
 
     def stage(self, name: str, *arguments: str, config: str = "", **inputs: Path | str) -> int:
         """Runs a stage."""
@@ -190,6 +202,22 @@ def _no_end(folder: Path) -> None:
     (folder / "special_tokens_map.json").unlink(missing_ok=True)
 
 
+def _nothing_pads(folder: Path) -> None:
+    """Leaves two special tokens: one begins a turn, the other ends it."""
+    tokens = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
+    _change_json(folder, "tokenizer.json", added_tokens=[t for t in tokens if t["content"] != "<|pad|>"])
+    _change_json(folder, "tokenizer_config.json", pad_token=None)
+    (folder / "special_tokens_map.json").unlink(missing_ok=True)
+
+
+def _no_mask(kit: Kit) -> int:
+    """A conversation under a template by which the assistant's turns cannot be told from what was given."""
+    copy = kit.copy(kit.model)
+    (copy / "chat_template.jinja").write_text(LAST_TURN_ONLY)
+    rows = [[{"role": role, "content": f"moo {i}"} for role in ("user", "assistant") * 2] for i in range(40)]
+    return kit.data("".join(json.dumps({"messages": turns}) + "\n" for turns in rows), model=copy, heldout=0.3)
+
+
 def _own_code(folder: Path) -> None:
     _change_json(folder, "config.json", model_type="own", auto_map={"AutoConfig": "own.Config"})
 
@@ -267,6 +295,14 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
         Mistake("columns of no known form", 2, lambda kit: kit.data('{"qestion": "a", "answr": "b"}\n')),
         Mistake("conversations for pre-training", 2, lambda kit: kit.data(QUESTION, task="pretrain")),
         Mistake("all rows unusable", 2, lambda kit: kit.data('{"question": "a", "answer": ""}\n' * 3)),
+        Mistake(
+            "chosen and rejected are equal in all rows",
+            2,
+            lambda kit: kit.data(
+                '{"prompt": "a", "chosen": "b", "rejected": "b"}\n' * 3, name="reward.jsonl", task="reward"
+            ),
+        ),
+        Mistake("a template that does not keep the assistant's turns apart", 2, _no_mask),
         Mistake("too few rows to hold some out", 2, lambda kit: kit.data(QUESTION)),
         Mistake(
             "answers longer than a row",
@@ -315,6 +351,7 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
         ),
         Mistake("a tokenizer larger than the embedding", 3, lambda kit: _model(kit, _grow_vocabulary)),
         Mistake("a tokenizer without an EOS token", 2, lambda kit: _model(kit, _no_end)),
+        Mistake("a tokenizer in which nothing can pad", 2, lambda kit: _model(kit, _nothing_pads)),
         Mistake(
             "a chat template that fails",
             2,
@@ -372,6 +409,11 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
     ),
     "Store": (
         Mistake("a store below a file", 2, lambda kit: kit.prepare("--output", kit.write("file", "") + "/store")),
+        Mistake(
+            "a disk that is full",
+            2,
+            lambda kit: guarded(lambda: shutil.copyfile(kit.write("a", "x"), kit.full()).stat().st_size),
+        ),
         Mistake("a store that cannot be reached by us", 2, lambda kit: kit.prepare("--output", "ftp://host/store")),
         Mistake(
             "another stage's place for a result",

@@ -24,7 +24,16 @@ LOADED = {
     "import components.data.stage": set(),
     "import components.evaluate.stage": {"accelerate", "torch", "transformers"},
     "import components.rl.stage": {"accelerate", "peft", "torch", "transformers"},
-    "from components.sft.__main__ import _load_run; _load_run()": {"accelerate", "peft", "torch", "transformers"},
+    **{
+        f"from components.{stage}.__main__ import _load_run; _load_run()": {
+            "accelerate",
+            "peft",
+            "torch",
+            "transformers",
+        }
+        for stage in ("pretrain", "sft")
+    },
+    **{f"from components.{stage}.__main__ import _load_run; _load_run()": TRAINING for stage in ("reward", "dpo")},
 }
 # Where the source says `import`, inside functions too. Elsewhere nobody may.
 IMPORTERS = {
