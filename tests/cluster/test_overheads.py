@@ -21,9 +21,8 @@ def test_a_waiting_launcher_is_prompt_small_and_quiet(table):
     assert ours["end s"] <= 1
     assert ours["RSS MB"] <= 120
     assert ours["% of a core"] <= 1
-    default, quick = (theirs for (theirs,) in list(table.runs.values())[:-1])
-    for theirs in (default, quick):
-        assert ours["RSS MB"] <= theirs["RSS MB"]
-        assert ours["first line s"] < theirs["first line s"]
-    # Where it asks each second, its end comes half a second after the job's on average, but now and then at once.
-    assert ours["end s"] < default["end s"]
+    # Where the SDK looks just after the job has ended it is as prompt, and else up to its interval late: its end proves
+    # nothing in one run.
+    for theirs in list(table.runs.values())[:-1]:
+        assert ours["RSS MB"] <= theirs[0]["RSS MB"]
+        assert ours["first line s"] < theirs[0]["first line s"]
