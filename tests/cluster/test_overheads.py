@@ -21,8 +21,9 @@ def test_a_waiting_launcher_is_prompt_small_and_quiet(table):
     assert ours["end s"] <= 1
     assert ours["RSS MB"] <= 120
     assert ours["% of a core"] <= 1
-    # Where the SDK looks just after the job has ended it is as prompt, and else up to its interval late: its end proves
-    # nothing in one run.
-    for theirs in list(table.runs.values())[:-1]:
-        assert ours["RSS MB"] <= theirs[0]["RSS MB"]
-        assert ours["first line s"] < theirs[0]["first line s"]
+    default, quick = (theirs for (theirs,) in list(table.runs.values())[:-1])
+    # Asked each second instead of each 15, the SDK is as prompt as we are, now and then, by chance.
+    assert ours["first line s"] < default["first line s"]
+    assert ours["end s"] < default["end s"]
+    for theirs in (default, quick):
+        assert ours["RSS MB"] <= 1.05 * theirs["RSS MB"]
