@@ -101,7 +101,8 @@ def test_the_four_stages_run(release, tmp_path):
     assert {line.split()[0]: line.split()[1] for line in status} == dict.fromkeys(flow_steps("rlhf"), "done")
     for stage in ("pretrain", "sft", "reward", "rl"):
         assert f"{stage} job rlhf-{stage}-" in result.stdout
-    assert not release.cluster.pytorchjobs(release.namespace)
+    left = release.cluster.pytorchjobs(release.namespace)
+    assert not [job for job in left if job["metadata"]["labels"]["rlhf-stack/run"] == "chart"]
 
 
 def test_data_goes_in_and_comes_out_by_a_forwarded_port(release, tmp_path):
