@@ -1,13 +1,9 @@
 """PPO on one base is PPO on four separate models, to the last bit, in float32 and one process."""
 
-import numpy as np
 import pytest
 import torch
 
-from components.data.table import build_table
-from components.data.tokenise import Tokens
 from components.rl.config import RlConfig
-from components.rl.rollout import Prompts
 from tests.support import one_base, plain_ppo
 from tests.support.four_models import FourModels
 from tests.support.models import FAMILIES, save_reward_adapter, tiny_model
@@ -34,8 +30,7 @@ TEXTS = ["What did the cow say?", "the", "cow pig duck hen owl frog", "said oink
 
 @pytest.fixture(scope="module")
 def prompts(tokenizer):
-    rows = [Tokens(np.asarray(tokenizer(text)["input_ids"])) for text in TEXTS]
-    return Prompts(build_table(rows, len(tokenizer)), [{"messages": [{"role": "user", "content": t}]} for t in TEXTS])
+    return one_base.make_prompts(tokenizer, TEXTS)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from components.common.artifacts import Artifact
 from components.common.stage import Job, Plan
 from components.common.store import DirectoryStore
+from components.data.table import build_table
+from components.data.tokenise import Tokens
 from components.rl.build import build_roles
 from components.rl.config import SPEC, RlConfig
 from components.rl.experience import Setup
@@ -17,6 +22,27 @@ from components.rl.loop import make_step
 from components.rl.roles import Roles
 from components.rl.rollout import Prompts
 from components.rl.state import Learner
+
+# A loop in which everything happens that can, in seconds.
+SMALL = RlConfig(
+    max_steps=6,
+    rollout_batch_size=8,
+    num_mini_batches=2,
+    num_ppo_epochs=1,
+    per_device_train_batch_size=3,
+    max_completion_length=6,
+    learning_rate=2e-3,
+    critic_learning_rate=2e-3,
+    target_kl=0.5,
+    kl_horizon=200,
+)
+TEXTS = ("What did the cow say?", "the", "cow pig duck hen owl frog", "said oink in the tower")
+
+
+def make_prompts(tokenizer: Any, texts: Sequence[str] = TEXTS) -> Prompts:
+    """Prompts of one turn each."""
+    rows = [Tokens(np.asarray(tokenizer(text)["input_ids"])) for text in texts]
+    return Prompts(build_table(rows, len(tokenizer)), [{"messages": [{"role": "user", "content": t}]} for t in texts])
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
@@ -11,34 +10,16 @@ from components.common.curves import Curves
 from components.common.errors import RetryableError
 from components.common.generation import Sampling, generate
 from components.common.interrupt import StopRequest
-from components.data.table import build_table
-from components.data.tokenise import Tokens
-from components.rl.config import RlConfig
 from components.rl.experience import Setup
 from components.rl.loop import Loop
 from components.rl.rewards import NamedFunction
-from components.rl.rollout import Prompts
 from components.rl.state import Learner
 from tests.support import one_base
 from tests.support.interrupted import same
 from tests.support.models import save_reward_adapter, tiny_model
 
 CPU = torch.device("cpu")
-CONFIG = RlConfig(
-    max_steps=3,
-    rollout_batch_size=8,
-    num_mini_batches=2,
-    num_ppo_epochs=1,
-    per_device_train_batch_size=3,
-    max_completion_length=6,
-    learning_rate=2e-3,
-    critic_learning_rate=2e-3,
-    target_kl=0.5,
-    kl_horizon=200,
-    save_steps=2,
-    num_samples=0,
-)
-TEXTS = ["What did the cow say?", "the", "cow pig duck hen owl frog", "said oink in the tower"]
+CONFIG = one_base.SMALL.model_copy(update={"max_steps": 3, "save_steps": 2, "num_samples": 0})
 # Looks of one batch: 6 tokens, then 2 minibatches × 2 pieces in 3 roles, 3 pieces for the reward model, 2 × 2 × 2 of
 # gradients.
 LOOKS = {"rollout": 3, "policy": 8, "reference": 12, "critic": 17, "reward": 20, "gradients": 23, "second step": 28}
@@ -64,9 +45,7 @@ class World:
     """Models, prompts and a reward function, and the state from which every run begins."""
 
     def __init__(self, tokenizer, folder) -> None:
-        rows = [Tokens(np.asarray(tokenizer(text)["input_ids"])) for text in TEXTS]
-        records = [{"messages": [{"role": "user", "content": text}]} for text in TEXTS]
-        self.prompts = Prompts(build_table(rows, len(tokenizer)), records)
+        self.prompts = one_base.make_prompts(tokenizer)
         tiny_model("llama", tokenizer).save_pretrained(folder / "base")
         save_reward_adapter(folder / "base", folder / "reward", tokenizer.pad_token_id)
         self.roles = one_base.load_roles(folder / "base", folder / "reward", CONFIG, seed=5, scratch=folder)
@@ -84,7 +63,7 @@ class World:
         worth = NamedFunction("length", 0.1, self._length)
         setup = Setup(self.roles, self.prompts, lambda ids: " ".join(map(str, ids)), (worth,), CONFIG, seed=5)
         with Curves(work, "rl", (), found.folder if found else None) as curves:
-            loop = Loop(setup, range(len(TEXTS)), -1, learner, checkpoints, curves, request)
+            loop = Loop(setup, range(len(self.prompts)), -1, learner, checkpoints, curves, request)
             loop.run("rl", found.step if found else 0)
         return learner
 

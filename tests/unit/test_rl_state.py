@@ -5,30 +5,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 
-import numpy as np
 import pytest
 import torch
 
-from components.data.table import build_table
-from components.data.tokenise import Tokens
-from components.rl.config import RlConfig
-from components.rl.rollout import Prompts
 from tests.support import one_base
 from tests.support.models import save_reward_adapter, tiny_model
 
-CONFIG = RlConfig(
-    max_steps=6,
-    rollout_batch_size=8,
-    num_mini_batches=2,
-    num_ppo_epochs=1,
-    per_device_train_batch_size=3,
-    max_completion_length=6,
-    learning_rate=2e-3,
-    critic_learning_rate=2e-3,
-    target_kl=0.5,
-    kl_horizon=200,
-)
-TEXTS = ["What did the cow say?", "the", "cow pig duck hen owl frog", "said oink in the tower"]
+CONFIG = one_base.SMALL
 # The largest float32 is 3.4e38: some first steps overflow, and later ones let the scale grow again.
 SCALE = 2.0**125
 
@@ -36,9 +19,7 @@ SCALE = 2.0**125
 @pytest.fixture
 def make(tokenizer, tmp_path):
     """Makes trainers that have learnt nothing, whose scaler is on or off."""
-    rows = [Tokens(np.asarray(tokenizer(text)["input_ids"])) for text in TEXTS]
-    records = [{"messages": [{"role": "user", "content": text}]} for text in TEXTS]
-    prompts = Prompts(build_table(rows, len(tokenizer)), records)
+    prompts = one_base.make_prompts(tokenizer)
     tiny_model("llama", tokenizer).save_pretrained(tmp_path / "base")
     save_reward_adapter(tmp_path / "base", tmp_path / "reward", tokenizer.pad_token_id)
 
