@@ -67,14 +67,19 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]
         heartbeat.beat()
         self._look_for_stop(control)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
-        """Looks for overflow, measures and asks for a checkpoint where that is due."""
-        heartbeat.beat(state.global_step)
-        # Not accelerate's `step_was_skipped`: a fused optimizer is called all the same, and skips the step by itself.
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
+        """Looks for overflow, and has the schedule wait for a step that was skipped."""
         before, self._scale = self._scale, _scale_of(optimizer)
         skipped = self._scale < before
         self._watch.step(skipped=skipped)
         self._extra = {"skipped": float(skipped)} if args.fp16 else {}
+        # By itself accelerate does not see it: a fused optimizer is called all the same, and skips the step within.
+        if args.fp16:
+            optimizer._is_overflow = skipped
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Measures and asks for a checkpoint where that is due."""
+        heartbeat.beat(state.global_step)
         if self._best.due(state.global_step):
             self._extra["heldout_loss"] = self._best.look(state.global_step)
             if self._best.exhausted:

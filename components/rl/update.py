@@ -167,13 +167,15 @@ def apply_gradients(roles: Roles, optimizers: Optimizers, max_grad_norm: float) 
     scale = optimizers.scaler.get_scale()
     optimizers.scaler.step(optimizers.optimizer)
     optimizers.scaler.update()
-    optimizers.scheduler.step()
+    now = optimizers.scaler.get_scale()
+    skipped = now < scale
+    if not skipped:
+        optimizers.scheduler.step()
     optimizers.optimizer.zero_grad(set_to_none=False)
     if not optimizers.scaler.is_enabled():
         return norms
-    now = optimizers.scaler.get_scale()
-    optimizers.watch.step(skipped=now < scale)
-    return {**norms, "loss_scale": now, "skipped": float(now < scale)}
+    optimizers.watch.step(skipped=skipped)
+    return {**norms, "loss_scale": now, "skipped": float(skipped)}
 
 
 def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:

@@ -28,7 +28,7 @@ def main(folder: Path) -> None:
     roles = TwoRoles()
     groups = [{"params": roles.parameters(role), "lr": 0.1} for role in ("policy", "critic")]
     optimizer = torch.optim.SGD(groups)
-    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / 4)
     optimizers = Optimizers(optimizer, scheduler, torch.amp.GradScaler("cpu", init_scale=4.0))
     seen = []
     for overflows in (False, True, False):
@@ -37,9 +37,12 @@ def main(folder: Path) -> None:
                 optimizers.scaler.scale((distributed.rank() + 1) * parameter.sum()).backward()
         if overflows and distributed.rank() == 1:
             roles.parameters("critic")[0].grad[0] = float("inf")
+        rate = scheduler.get_last_lr()[0]
         values = apply_gradients(roles, optimizers, max_grad_norm=1e9)
         weights = torch.cat([p.detach() for role in ("policy", "critic") for p in roles.parameters(role)])
-        seen.append({"weights": weights.tolist(), "scale": values["loss_scale"], "skipped": values["skipped"]})
+        seen.append(
+            {"weights": weights.tolist(), "scale": values["loss_scale"], "skipped": values["skipped"], "lr": rate}
+        )
     (folder / f"{distributed.rank()}.json").write_text(json.dumps(seen))
 
 

@@ -137,7 +137,8 @@ def overflowing(stage: str, folder: Path, steps: set[int]) -> dict[str, Any]:
     except UserError as error:
         said = str(error)
     curve = [json.loads(line) for line in (job.work / FILE).read_text().splitlines()]
-    return {"states": watched.states, "skipped": [step.get("skipped") for step in curve], "said": said}
+    columns = {name: [step.get(name) for step in curve] for name in ("skipped", "lr")}
+    return {"states": watched.states, "said": said, **columns}
 
 
 def main(what: str, stage: str, folder: Path) -> None:

@@ -16,10 +16,12 @@ def test_an_overflow_on_one_process_skips_the_step_on_both(tmp_path):
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first == second
     before, overflow, after = first
-    # Each step takes 0.1 × (1 + 2), the sum of both processes' gradients; the second takes nothing.
+    # A step takes its learning rate × (1 + 2), the sum of both processes' gradients. The second takes nothing, and the
+    # schedule waits for it.
+    assert [step["lr"] for step in first] == pytest.approx([0.1, 0.075, 0.075])
     assert before["weights"] == pytest.approx([0.7] * 5)
     assert overflow["weights"] == before["weights"]
-    assert after["weights"] == pytest.approx([0.4] * 5)
+    assert after["weights"] == pytest.approx([0.475] * 5)
     assert [step["skipped"] for step in first] == [0, 1, 0]
     assert [step["scale"] for step in first] == [4, 2, 2]
 

@@ -37,6 +37,8 @@ def test_an_overflow_on_one_process_skips_the_step_on_both(stage, tokenizer, tmp
     assert len({*weights[1:]}) == 3
     assert scales == (FIRST_SCALE, FIRST_SCALE / 2, FIRST_SCALE / 2, FIRST_SCALE / 2)
     assert first["skipped"] == [0, 1, 0, 0]
+    rates = first["lr"]
+    assert rates[1] == rates[2] > rates[3]  # the schedule waits for the step that was skipped
 
 
 def test_overflows_in_a_row_end_training_on_both(tokenizer, tmp_path):
