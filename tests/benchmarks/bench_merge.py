@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 import shutil
 import subprocess
 import sys
@@ -108,7 +109,9 @@ def merge(contestant: str, folder: Path, size: str, _: int) -> Figures:
     out = folder / "out" / contestant
     shutil.rmtree(out, ignore_errors=True)
     out.parent.mkdir(exist_ok=True)
-    return asdict(measure(command(contestant, folder, out, size)))
+    # Torch's own default, whatever the benchmark was started with.
+    threads = str(len(os.sched_getaffinity(0)))
+    return asdict(measure(command(contestant, folder, out, size), OMP_NUM_THREADS=threads))
 
 
 def unequal(one: Path, two: Path) -> tuple[int, int, float]:

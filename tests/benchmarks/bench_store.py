@@ -152,37 +152,46 @@ def main() -> None:
 
 
 def compare(kept: Path, temporary: Path, arguments: argparse.Namespace) -> list[Table]:
-    """Runs all contestants on one server."""
+    """Runs all contestants, with a server for each number of files, so that the disk need not hold all of them."""
     binary = find_minio()
     if binary is None:
         raise SystemExit("no MinIO: set RLHF_MINIO, or run tests/cluster/images minio")
-    python = boto3_python(kept)
-    server = MinioServer(binary, temporary / "minio" / "data")
-    server.start()
+    pythons = {"boto3": boto3_python(kept), "ours": sys.executable}
     tables = []
-    try:
-        os.environ.update(server.environment())
-        from components.common.s3 import create_bucket
+    for title, count in (("one file", 1), (f"{arguments.files} files", arguments.files)):
+        work = temporary / str(count)
+        server = MinioServer(binary, work / "minio" / "data")
+        server.start()
+        try:
+            tables += up_and_down(server, pythons, title, work / "files" / str(count), arguments)
+        finally:
+            server.stop()
+        shutil.rmtree(work)
+    return tables
 
-        create_bucket(f"s3://{BUCKET}")
-        for title, count in (("one file", 1), (f"{arguments.files} files", arguments.files)):
-            folder = temporary / "work" / str(count)
-            build(folder, int(arguments.gigabytes * 2**30), count)
-            for way, word in (("up", "Upload"), ("down", "Download")):
-                contestants = {
-                    peer: partial(transfer, server, interpreter, f"{peer}-{way}", folder)
-                    for peer, interpreter in (("boto3", python), ("ours", sys.executable))
-                }
-                runs = take_turns(contestants, arguments.runs)
-                table = Table(f"{word} of {arguments.gigabytes:g} GiB in {title}", runs, "wall_s")
-                goals = [
-                    Goal("times as fast as boto3", table.ratio("ours", "wall_s"), at_least=1),
-                    Goal("MB of memory", table.median("ours", "rss_mb"), at_most=200),
-                ]
-                tables.append(replace(table, goals=goals))
-            shutil.rmtree(temporary / "work")
-    finally:
-        server.stop()
+
+def up_and_down(
+    server: MinioServer, pythons: dict[str, str], title: str, folder: Path, arguments: argparse.Namespace
+) -> list[Table]:
+    """Compares uploads of a folder's files, and then their downloads."""
+    os.environ.update(server.environment())
+    from components.common.s3 import create_bucket
+
+    create_bucket(f"s3://{BUCKET}")
+    build(folder, int(arguments.gigabytes * 2**30), int(folder.name))
+    tables = []
+    for way, word in (("up", "Upload"), ("down", "Download")):
+        contestants = {
+            peer: partial(transfer, server, interpreter, f"{peer}-{way}", folder)
+            for peer, interpreter in pythons.items()
+        }
+        runs = take_turns(contestants, arguments.runs)
+        table = Table(f"{word} of {arguments.gigabytes:g} GiB in {title}", runs, "wall_s")
+        goals = [
+            Goal("times as fast as boto3", table.ratio("ours", "wall_s"), at_least=1),
+            Goal("MB of memory", table.median("ours", "rss_mb"), at_most=200),
+        ]
+        tables.append(replace(table, goals=goals))
     return tables
 
 
