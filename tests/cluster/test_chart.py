@@ -93,9 +93,8 @@ def test_a_new_key_in_the_secret_takes_effect_with_an_upgrade(release, cluster):
 
 def test_uninstalling_leaves_what_is_marked_and_a_new_install_finds_it(release):
     before = {name: release.secret(name) for name in SECRETS}
-    release.helm("uninstall", "--wait")
-    kept = {("persistentvolumeclaim", "rlhf-minio"), *(("secret", name) for name in SECRETS)}
-    assert release.objects() == kept
+    assert release.kept() == {("persistentvolumeclaim", "rlhf-minio"), *(("secret", name) for name in SECRETS)}
+    release.uninstall()
 
     release.helm("install", "--wait", chart=CHART)
     assert {name: release.secret(name) for name in SECRETS} == before

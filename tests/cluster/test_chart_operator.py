@@ -13,7 +13,7 @@ from tests.support.cluster import wait_until
 from tests.support.commands import rlhf
 from tests.support.helm import CHART
 from tests.support.kfp_release import write_short_config
-from tests.support.releases import prepared, pytorchjob, running_job
+from tests.support.releases import DEFINITION, prepared, pytorchjob, running_job
 
 WEBHOOK = "validator.training-operator.kubeflow.org"
 CERTIFICATE = "training-operator-webhook-cert"
@@ -71,7 +71,7 @@ def release(cluster):
             made.helm("install", "--wait", "--take-ownership", "--force-conflicts", chart=CHART)
             yield made
         finally:  # of a failed installation, too: its webhook would refuse every job of the cluster
-            made.helm("uninstall", "--wait")
+            made.helm("uninstall", "--wait", "--ignore-not-found")
 
 
 def succeeded(cluster, release, name):
@@ -129,3 +129,9 @@ def test_an_upgrade_that_replaces_the_operator_keeps_its_certificate_and_running
     assert cluster.core.read_namespaced_pod("sleeper-master-0", release.namespace).metadata.uid == before
     wait_until(lambda: succeeded(cluster, release, "sleeper"), 180, "the job's end seen by the new operator")
     assert "Phase:          Succeeded" in release.helm("test", "--logs")
+
+
+def test_uninstalling_leaves_what_is_marked_keep(release, cluster):
+    assert (DEFINITION, "pytorchjobs.kubeflow.org") in release.kept()
+    release.uninstall()
+    assert cluster.pytorchjob(release.namespace, "sleeper")  # the person's own jobs stay

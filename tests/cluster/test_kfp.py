@@ -18,7 +18,7 @@ from tests.cluster.conftest import PYTHON_IMAGE, REGISTRY
 from tests.support.cluster import wait_until
 from tests.support.commands import ROOT, kfp, rlhf
 from tests.support.kfp_release import VARIABLE, load_images, run_id, running_pipelines, write_short_config
-from tests.support.releases import pytorchjob
+from tests.support.releases import DEFINITION, pytorchjob
 
 pytestmark = pytest.mark.skipif(
     not os.environ.get(VARIABLE),
@@ -151,6 +151,23 @@ def test_a_run_outlives_restarts_of_the_api_server_and_of_the_controller(pipelin
     assert pipelines.step_log(run, "sft").count(f"job {job['metadata']['name']} in namespace") == 1
 
 
+def test_a_step_whose_pod_is_lost_is_tried_again_and_takes_up_its_job(pipelines, finished, submit):
+    result = submit("sft.learning_rate=3e-3", "sft.max_steps=40", "sft.logging_steps=1")
+    assert result.returncode == 0, result.stderr
+    run = run_id(result.stdout)
+    pipelines.wait_for_log(run, "sft", "sft step 2/")
+    (job,) = pipelines.jobs(run)
+    (pod,) = pipelines.pods(f"pipeline/runid={run},rlhf-stack/step=sft")
+    pipelines.cluster.core.delete_namespaced_pod(pod.metadata.name, pipelines.namespace, grace_period_seconds=0)
+    pipelines.wait_for_log(run, "sft", "sft step 40/40")
+    pods = pipelines.pods(f"pipeline/runid={run},rlhf-stack/step=sft")
+    assert pod.metadata.name not in [other.metadata.name for other in pods]
+    assert f"goes on with job {job['metadata']['name']}" in pipelines.step_log(run, "sft")
+    assert pipelines.wait_for_end(run, 1500) == "SUCCEEDED", pipelines.told(run)
+    assert pipelines.steps(run)["sft"].state == "done"
+    assert pipelines.jobs(run) == []
+
+
 def test_a_failed_stage_fails_the_run_and_says_why(pipelines, finished, submit):
     result = submit("-w", "sft.train_batch_size=3", "launcher.nproc_per_node=2", timeout=1500)
     run = run_id(result.stdout)
@@ -227,3 +244,10 @@ def test_a_compiled_pipeline_is_taken_by_the_stock_command(pipelines, finished, 
     assert pipelines.wait_for_end(listed.run_id, 1500) == "SUCCEEDED", pipelines.told(listed.run_id)
     states = {name: record.state for name, record in pipelines.steps(listed.run_id).items()}
     assert states["rl"] == "reused", json.dumps(states)
+
+
+def test_uninstalling_leaves_what_is_marked_keep(pipelines, finished):
+    kept = {("persistentvolumeclaim", name) for name in ("rlhf-minio", "rlhf-kfp-database")}
+    kept |= {("secret", name) for name in ("rlhf-minio-root", "rlhf-store", "rlhf-kfp-database")}
+    assert {pair for pair in pipelines.release.kept() if pair[0] != DEFINITION} == kept
+    pipelines.release.uninstall()

@@ -30,6 +30,11 @@ VOLUMES: list[Object] = [
     {"name": name, "persistentVolumeClaim": {"claimName": name, "readOnly": True}} for name in FOLDERS
 ]
 
+NAMESPACED = "all,secret,configmap,pvc,serviceaccount,role,rolebinding,networkpolicy,cronjob"
+DEFINITION = "customresourcedefinition"
+CLUSTER_WIDE = f"{DEFINITION},clusterrole,clusterrolebinding,validatingwebhookconfiguration"
+KEEP = ("helm.sh/resource-policy", "keep")
+
 
 @dataclass(frozen=True)
 class Release:
@@ -87,14 +92,29 @@ class Release:
         assert ended.exit_code == 0, ended.log
         return ended.log.strip()
 
-    def objects(self) -> set[tuple[str, str]]:
-        """Kind and name of what carries the release's label in the namespace, but pods."""
+    def objects(self, kinds: str = NAMESPACED) -> set[tuple[str, str]]:
+        """Kind and name of what carries the release's label, but pods: in the namespace, or of the whole cluster."""
         command = ["kubectl", "get", "-n", self.namespace, "-l", "app.kubernetes.io/instance=rlhf", "-o", "name"]
-        kinds = "all,secret,configmap,pvc,serviceaccount,role,rolebinding,networkpolicy"
         environment = {**os.environ, "KUBECONFIG": self.cluster.kubeconfig}
         found = subprocess.run([*command, kinds], env=environment, capture_output=True, text=True, check=True).stdout
-        pairs = {(kind, name) for kind, _, name in (line.partition("/") for line in found.split())}
-        return {pair for pair in pairs if not pair[0].startswith(("pod", "replicaset"))}
+        pairs = ((kind.partition(".")[0], name) for kind, _, name in (line.partition("/") for line in found.split()))
+        return {pair for pair in pairs if pair[0] not in ("pod", "replicaset")}
+
+    def kept(self) -> set[tuple[str, str]]:
+        """Kind and name of what the chart marks to be kept when the release is uninstalled."""
+        manifest = yaml.safe_load_all(self.helm("get", "manifest"))
+        marked = (made for made in manifest if KEEP in (made["metadata"].get("annotations") or {}).items())
+        return {(made["kind"].lower(), made["metadata"]["name"]) for made in marked}
+
+    def uninstall(self) -> None:
+        """Uninstalls the release; what it leaves must be marked so, and all that is marked must be left."""
+        kept = self.kept()
+        self.helm("uninstall", "--wait")
+        assert self.objects() == {pair for pair in kept if pair[0] != DEFINITION}
+        # Definitions outlive their release, so that of another test may be there, too.
+        left = self.objects(CLUSTER_WIDE)
+        assert {pair for pair in kept if pair[0] == DEFINITION} <= left
+        assert {kind for kind, _ in left} <= {DEFINITION}
 
 
 def next_version(folder: Path) -> Path:
