@@ -433,6 +433,23 @@ def write_evaluation(made: Made, model: str) -> None:
 
 
 SECONDS = {"prepare": 63.2, "data": 11.4, "pretrain": 41.0, "sft": 58.8, "reward": 37.9, "rl": 71.3, "evaluate": 9.6}
+KILLED = {
+    "code": 75,
+    "reason": "was killed, most likely for lack of memory",
+    "where": "components.rl",
+    "hint": "use smaller batches",
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "finished": {},
+    "failed": {"failed": ("rl", KILLED)},
+    "failed at once": {"failed": ("prepare", KILLED)},
+    "running": {"running": "reward"},
+    "stopped": {"until": "sft"},
+    "reused and off": {"reused": ("prepare", "data", "sft", "merge-sft"), "off": ("pretrain", "evaluate")},
+    "all off": {"off": ("pretrain", "sft", "reward", "rl", "evaluate")},
+    "dpo": {"pipeline": "dpo"},
+    "dpo begun": {"pipeline": "dpo", "until": "prepare"},
+}
 
 
 def make_run(
