@@ -2,7 +2,11 @@
 
 import pytest
 
+from components.launcher import acquire, follow
+from components.launcher.config import LauncherConfig
+from components.launcher.job import stage_job
 from tests.support.api_server import ApiServer
+from tests.support.launched import KEY
 from tests.support.report_run import make_run
 
 
@@ -13,6 +17,23 @@ def server(tmp_path, monkeypatch):
     monkeypatch.setenv("KUBECONFIG", str(made.kubeconfig(tmp_path)))
     yield made
     made.close()
+
+
+@pytest.fixture
+def step(tmp_path, monkeypatch):
+    """Makes jobs of an sft step. Their launcher is in a hurry, as nobody else is on the server."""
+    monkeypatch.setattr(follow, "TICK_SECONDS", 0.05)
+    monkeypatch.setattr(acquire, "OPERATOR_SECONDS", 2.0)
+    monkeypatch.setattr(follow, "OPERATOR_SECONDS", 1.0)
+    monkeypatch.setattr(follow, "HOPE_SECONDS", 0.3)
+
+    def make(run="run-1", key=KEY, **settings):
+        config = LauncherConfig.model_validate({"retries": 0, "grace_period": 1, **settings})
+        root = str(tmp_path / "store")
+        output = f"{root}/artifacts/sft/{key}"
+        return stage_job(run, "sft", key, ["--output", output], root, config, cluster=True, output=output)
+
+    return make
 
 
 @pytest.fixture(scope="module")
