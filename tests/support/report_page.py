@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 from components.report.collect import collect
 from components.report.page import render
-from tests.support.report_run import NOW, Made
+from tests.support.report_store import NOW, Made
 
 VOID = {"area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr"}
 

@@ -14,7 +14,8 @@ from components.report.__main__ import main
 from components.report.card import front_matter, model_card
 from components.report.collect import collect
 from tests.support.report_page import Page
-from tests.support.report_run import VARIANTS, Made, make_run
+from tests.support.report_run import VARIANTS, make_run
+from tests.support.report_store import Made
 
 
 def test_command_writes_page_record_and_card(finished_run: Made, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,8 @@ from components.report.collect import artifact_uris, collect, parse_curves
 from components.report.data_view import dataset_views, solve_rates
 from components.report.lineage import artifact_views, run_record
 from components.report.samples import answer_rows, pair_rows
-from tests.support.report_run import SECONDS, Made
+from tests.support.report_run import SECONDS
+from tests.support.report_store import Made
 
 
 def test_the_data_steps_artifacts_are_told_apart_in_a_root_with_spaces() -> None:

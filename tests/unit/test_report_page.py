@@ -13,7 +13,8 @@ import pytest
 from components.report.card import front_matter, model_card
 from components.report.collect import collect
 from tests.support.report_page import page_of
-from tests.support.report_run import EVIL, VARIANTS, Made, make_run
+from tests.support.report_run import EVIL, VARIANTS, make_run
+from tests.support.report_store import Made
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

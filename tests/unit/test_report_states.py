@@ -9,7 +9,8 @@ from components.report.collect import collect
 from components.report.page import render
 from components.report.verdict import judge
 from tests.support.report_page import Page, page_of
-from tests.support.report_run import NOW, VARIANTS, make_run
+from tests.support.report_run import VARIANTS, make_run
+from tests.support.report_store import NOW
 
 
 def test_a_flow_that_has_only_begun_shows_what_is_to_come(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from components.report.collect import collect
 from components.report.compare import Comparison, Interval, final_comparisons, stage_comparisons, wilson
 from components.report.verdict import judge
 from tests.support.report_page import page_of
-from tests.support.report_run import Made, make_run
+from tests.support.report_run import make_run
+from tests.support.report_store import Made
 
 
 @pytest.mark.parametrize(
