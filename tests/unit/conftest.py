@@ -40,3 +40,11 @@ def step(tmp_path, monkeypatch):
 def finished_run(tmp_path_factory):
     """A run that ended well, as the report finds it in its store."""
     return make_run(tmp_path_factory.mktemp("finished"))
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """A base of four tensors, an adapter on one of them, and a configuration: a folder to be merged."""
+    from tests.support.little_pair import make_little_pair
+
+    return make_little_pair(tmp_path)
