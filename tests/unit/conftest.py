@@ -48,3 +48,20 @@ def pair(tmp_path):
     from tests.support.little_pair import make_little_pair
 
     return make_little_pair(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tokenizer):
+    """A store with a base, a policy and a reward model. Modules that score pairs make one with their own."""
+    from tests.support.trained import make_trained
+
+    pairs = [{"prompt": "What did Bada the cow say?", "chosen": "moo", "rejected": "woof"}]
+    return make_trained(tmp_path_factory.mktemp("store"), tokenizer, pairs)
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    """A file of prompts for `rlhf generate`."""
+    from tests.support.generating import QUESTIONS, write
+
+    return write(tmp_path / "prompts.jsonl", [{"prompt": text, "id": i} for i, text in enumerate(QUESTIONS)])
