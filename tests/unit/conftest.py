@@ -1,18 +1,13 @@
-"""Fixtures of the unit tests."""
+"""Fixtures of the unit tests. Each imports what it needs, so that no module waits for what others need."""
 
 import pytest
-
-from components.launcher import acquire, follow
-from components.launcher.config import LauncherConfig
-from components.launcher.job import stage_job
-from tests.support.api_server import ApiServer
-from tests.support.launched import KEY
-from tests.support.report_run import make_run
 
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     """An API server of Kubernetes that KUBECONFIG leads to. Modules lay over it what their tests need besides."""
+    from tests.support.api_server import ApiServer
+
     made = ApiServer()
     monkeypatch.setenv("KUBECONFIG", str(made.kubeconfig(tmp_path)))
     yield made
@@ -22,6 +17,11 @@ def server(tmp_path, monkeypatch):
 @pytest.fixture
 def step(tmp_path, monkeypatch):
     """Makes jobs of an sft step. Their launcher is in a hurry, as nobody else is on the server."""
+    from components.launcher import acquire, follow
+    from components.launcher.config import LauncherConfig
+    from components.launcher.job import stage_job
+    from tests.support.launched import KEY
+
     monkeypatch.setattr(follow, "TICK_SECONDS", 0.05)
     monkeypatch.setattr(acquire, "OPERATOR_SECONDS", 2.0)
     monkeypatch.setattr(follow, "OPERATOR_SECONDS", 1.0)
@@ -39,6 +39,8 @@ def step(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory):
     """A run that ended well, as the report finds it in its store."""
+    from tests.support.report_run import make_run
+
     return make_run(tmp_path_factory.mktemp("finished"))
 
 
