@@ -43,95 +43,19 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.drawings import bar_chart, child, environment, line_chart, markdown_table, write_output
+from tests.benchmarks.drawings import bar_chart, child, line_chart, markdown_table, write_output
 from tests.benchmarks.goals import Goal, require
 from tests.benchmarks.harness import ROOT, take_turns
+from tests.benchmarks.our_ppo import evaluate, train_ours
+from tests.benchmarks.ppo_task import SETTINGS, TASKS, make_task, write_task
 
 CONTESTANTS = ("ours", "TRL", "TRL, whole critic")
-SETTINGS: dict[str, Any] = {
-    "num_mini_batches": 2,
-    "num_ppo_epochs": 2,
-    "temperature": 1.0,
-    "learning_rate": 1e-3,
-    "beta": 0.05,
-    "gamma": 1.0,
-    "lam": 0.95,
-    "cliprange": 0.2,
-    "cliprange_value": 0.2,
-    "missing_eos_penalty": 1.0,
-}
-HELD_OUT = 200
-
-
-@dataclass(frozen=True)
-class Task:
-    """What both are trained on.
-
-    Attributes:
-        arguments: Of the run that makes base, reward model and prompts.
-        settings: What differs from task to task.
-        right: The function that says whether an answer is right; measured only.
-    """
-
-    arguments: tuple[str, ...]
-    settings: dict[str, int]
-    right: str
-
-
-TASKS = {
-    "stories": Task(
-        ("--preset", str(Path(__file__).parent / "stories.yaml")),
-        {"rollout_batch_size": 64, "max_completion_length": 112},
-        "tests.benchmarks.stories:right_sounds",
-    ),
-    "medical": Task(
-        ("--preset", "tiny-cpu", "rl.enabled=false", "evaluate.num_eval_prompts=8"),
-        {"rollout_batch_size": 128, "max_completion_length": 6},
-        "pipelines.examples.medical_coding.rewards:exact_answer",
-    ),
-}
 REQUIREMENTS = Path(__file__).parent / "requirements" / "trl-ppo.txt"
 PEER = Path(__file__).parent / "trl_ppo.py"
-
-
-def config(task: dict[str, Any], functions: tuple[str, ...] = ()) -> Any:
-    """Our settings for one run."""
-    from components.rl.config import RlConfig
-
-    return RlConfig(
-        **{name: task[name] for name in (*SETTINGS, *TASKS["stories"].settings)},
-        max_steps=task["steps"],
-        critic_learning_rate=task["learning_rate"],
-        lr_scheduler_type="constant",
-        per_device_train_batch_size=task["rollout_batch_size"] // 4,
-        max_grad_norm=1e9,
-        num_eval_prompts=HELD_OUT,
-        num_samples=1,
-        reward_functions=[{"function": function, "weight": 0.0} for function in functions],
-    )
-
-
-def make_task(folder: Path, name: str) -> dict[str, str]:
-    """Runs the pipeline up to the merged reward model, unless that is there; says where its results are."""
-    from components.launcher.record import Run
-
-    store = folder / name / "store"
-    arguments = ["run", *TASKS[name].arguments, "--seed", "0", "--store", str(store), "--run-id", "task"]
-    subprocess.run([sys.executable, "-m", "pipelines.cli", *arguments], env=environment(), check=True)
-    steps = {record.step: record.uri for record in Run.of_config(f"{store}/runs/task/config.yaml").steps()}
-    (prompts,) = (store / "artifacts" / "data-rl").iterdir()
-    return {
-        "base": steps["merge-sft"],
-        "reward_adapter": steps["reward"],
-        "reward_model": steps["merge-reward"],
-        "data": str(prompts),
-        "right": TASKS[name].right,
-    }
 
 
 def peer_python(folder: Path) -> str:
@@ -153,95 +77,6 @@ def peer_python(folder: Path) -> str:
         subprocess.run([*pip, "--ignore-installed", "-r", REQUIREMENTS], check=True)
         (venv / "complete").touch()
     return str(python)
-
-
-def train_ours(task: dict[str, Any]) -> dict[str, Any]:
-    """Runs our loop in this process, saves the policy's adapter and says what it took."""
-    import time
-
-    from components.common.models import save_adapter
-    from components.rl.rollout import Prompts
-    from tests.support import one_base
-
-    settings = config(task)
-    out = Path(task["output"])
-    roles = one_base.load_roles(Path(task["base"]), Path(task["reward_adapter"]), settings, task["seed"], out)
-    prompts = Prompts.load(Path(task["data"]) / "train")
-    trainer = one_base.Trainer(roles, prompts, settings, task["seed"], task["stop"])
-    began, began_cpu = time.monotonic(), time.process_time()
-    metrics = [trainer.step(step).metrics for step in range(task["steps"])]
-    cpu, wall = time.process_time() - began_cpu, time.monotonic() - began
-    save_adapter(roles.model, out, base="base", adapter="policy")
-    optimizer = trainer.learner.optimizers.optimizer
-    return {
-        "cpu_s": cpu,
-        "wall_s": wall,
-        "optimizer_steps": int(next(iter(optimizer.state.values()))["step"]),
-        "trainable_parameters": sum(p.numel() for group in optimizer.param_groups for p in group["params"]),
-        # As TRL reports it: less the penalty.
-        "rewards": [m["reward"] - settings.missing_eos_penalty * (1 - m["ended"]) for m in metrics],
-        "kl": [m["kl"] for m in metrics],
-    }
-
-
-def evaluate(task: dict[str, Any]) -> dict[str, float]:
-    """Measures a saved policy, or the base, on the held-out prompts."""
-    from components.common.adapters import load_adapter_weights
-    from components.common.chat import Chat
-    from components.common.tokenizer import load_tokenizer
-    from components.rl.experience import Setup
-    from components.rl.measure import measure
-    from components.rl.rewards import reward_functions
-    from components.rl.rollout import Prompts
-    from tests.support import one_base
-
-    settings = config(task, (task["right"],))
-    out = Path(task["output"])
-    roles = one_base.load_roles(Path(task["base"]), Path(task["reward_adapter"]), settings, 0, out)
-    if (out / "adapter_model.safetensors").is_file():
-        load_adapter_weights(roles.model, out, "policy")
-    tokenizer = load_tokenizer(Path(task["base"]))
-    heldout = Prompts.load(Path(task["data"]) / "heldout")
-
-    def decode(ids: Any) -> str:
-        return str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
-
-    setup = Setup(roles, heldout, decode, reward_functions(settings), settings, seed=0)
-    return measure(setup, list(range(len(heldout)))[:HELD_OUT], Chat(tokenizer).end_of_turn_id).metrics()
-
-
-def write_task(folder: Path, name: str, made: dict[str, str], contestant: str, seed: int, steps: int) -> Path:
-    """Writes what one run of one contestant has to do, prompts included."""
-    from components.common.chat import Chat
-    from components.common.tokenizer import load_tokenizer
-    from components.rl.config import RlConfig
-    from components.rl.rollout import Prompts, prompt_rows
-
-    settings = {**SETTINGS, **TASKS[name].settings}
-    out = folder / name / "runs" / f"{contestant.replace(', ', '-').replace(' ', '-')}-{seed}"
-    out.mkdir(parents=True, exist_ok=True)
-    for stale in out.glob("adapter*"):
-        stale.unlink()
-    prompts = Prompts.load(Path(made["data"]) / "train")
-    adapter = json.loads((Path(made["reward_adapter"]) / "adapter_config.json").read_text(encoding="utf-8"))
-    rows = [prompt_rows(range(len(prompts)), s, settings["rollout_batch_size"], seed) for s in range(steps)]
-    lora = RlConfig().lora
-    task = {
-        **settings,
-        **made,
-        "prompts": [prompts.table.ids(row).tolist() for batch in rows for row in batch],
-        "output": str(out),
-        "seed": seed,
-        "steps": steps,
-        "stop": Chat(load_tokenizer(Path(made["base"]))).end_of_turn_id,
-        "lora_r": lora.r,
-        "lora_alpha": lora.lora_alpha,
-        "target_modules": adapter["target_modules"],
-        "value_model": "whole" if "whole" in contestant else "adapter",
-    }
-    path = out / "task.json"
-    path.write_text(json.dumps(task), encoding="utf-8")
-    return path
 
 
 def report(name: str, runs: dict[str, list[dict[str, Any]]], base: dict[str, float], steps: int) -> str:

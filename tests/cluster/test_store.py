@@ -2,49 +2,21 @@
 
 from __future__ import annotations
 
-import datetime
-import json
 import os
-import shutil
-import subprocess
 import threading
 
 import pytest
 
 from components.common.artifacts import Manifest, commit, list_files, read_manifest
-from components.common.errors import InputError, RetryableError, UserError
+from components.common.errors import InputError
 from components.common.inputs import find_input
 from components.common.s3 import S3Store
 from components.common.s3_upload import PART
 from components.common.stage import make_plan
 from components.common.store import open_store, read_uri
-from components.common.uploads import get, put, put_plain
-from components.data.config import Source
-from components.data.sources import names_below, readable, source_digest
-from components.prepare.resolve import Request, resolve
-from tests.support.minio import new_root, running
+from tests.support.stored import PREFIX, fill, forget, make
 
 pytest_plugins = ("tests.support.store_fixtures",)
-
-PREFIX = "artifacts/sft/0123456789abcdef"
-
-
-def fill(store, files, kind="adapter", stage="sft"):
-    folder = store.scratch()
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    return folder, Manifest(kind=kind, stage=stage, key="k", files=list_files(folder))
-
-
-def make(store, files=None, prefix=PREFIX, **fields):
-    folder, manifest = fill(store, files or {"a.bin": b"0123456789", "sub/b.txt": b"text", "empty": b""}, **fields)
-    return commit(store, prefix, folder, manifest)
-
-
-def forget(cache):
-    """As another machine would begin."""
-    shutil.rmtree(cache / "fetched")
 
 
 def test_small_files_are_written_read_listed_and_removed(store):
@@ -152,66 +124,6 @@ def test_a_store_without_prefix(root):
     assert find_input("x", f"{store.root}/{PREFIX}", ("adapter",)).digest
 
 
-def test_an_uploaded_model_is_the_local_folder(store, tmp_path):
-    model = tmp_path / "model"
-    model.mkdir()
-    (model / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
-    (model / "model.safetensors").write_bytes(os.urandom(1000))
-    (model / ".cache").mkdir()
-    (model / ".cache" / "x").write_text("nobody's")
-    uri = put(store, [model])
-    assert put(store, [model]) == uri
-    uploaded, local = (find_input("model", place, ("model",)) for place in (uri, str(model)))
-    shutil.rmtree(model / ".cache")
-    assert uploaded.digest == find_input("model", str(model), ("model",)).digest != local.digest
-    assert list_files(uploaded.folder) == list_files(model)
-    (model / "config.json").write_text("{}")  # the person goes on working on it
-    assert "Llama" in (find_input("model", uri, ("model",)).folder / "config.json").read_text()
-
-
-def test_data_by_name_uploaded_or_where_people_keep_it(store, root, tmp_path):
-    for name in ("sft.jsonl", "rl.jsonl.gz", "pretrain/a.txt"):
-        (tmp_path / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "mine" / name).write_bytes(name.encode())
-    uploaded = put(store, [tmp_path / "mine"])
-    together = put(store, sorted((tmp_path / "mine").iterdir()))
-    plain = put_plain(f"{root}/shared/data", [tmp_path / "mine"])
-    assert plain == f"{root}/shared/data"
-    for place in (uploaded, together, plain):
-        assert names_below(place) == ["pretrain", "rl.jsonl.gz", "sft.jsonl"]
-        data = resolve(Request("tiny-cpu", data=place)).data
-        assert [source.path for source in data.sft.sources] == [f"{place}/sft.jsonl"]
-        assert [source.path for source in data.pretrain.sources] == [f"{place}/pretrain"]
-        for name in ("sft.jsonl", "pretrain"):
-            source = f"{place}/{name}"
-            path = readable(Source(path=source))
-            assert path.endswith(f"/{name}") or place == plain
-            local = source_digest(str(tmp_path / "mine" / name))
-            assert (source_digest(source) == local) == (place != plain)
-    first = source_digest(f"{plain}/sft.jsonl")
-    store.write("shared/data/sft.jsonl", b"other")
-    assert source_digest(f"{plain}/sft.jsonl") != first
-    with open(readable(Source(path=f"{plain}/sft.jsonl"))) as file:
-        assert file.read() == "other"
-    assert names_below(f"{root}/nothing") == []
-
-
-def test_get_copies_goes_on_and_compares(store, root, tmp_path):
-    make(store)
-    out = tmp_path / "out"
-    assert get(f"{root}/{PREFIX}", out) == 3
-    (out / "a.bin").write_bytes(b"9876543210")
-    assert get(f"{root}/{PREFIX}", out) == 3
-    assert (out / "a.bin").read_bytes() == b"0123456789"
-    assert sorted(path.name for path in out.iterdir()) == ["a.bin", "empty", "sub"]
-    store.write("runs/r/report/index.html", b"<html>")
-    assert get(f"{root}/runs/r/report", tmp_path / "report") == 1
-    assert get(f"{root}/runs/r/report/index.html", tmp_path / "page") == 1
-    assert (tmp_path / "page" / "index.html").read_bytes() == b"<html>"
-    with pytest.raises(InputError, match="no such file or folder"):
-        get(f"{root}/runs/q", tmp_path / "q")
-
-
 def test_a_stage_is_planned_from_a_bucket(store, root, own_cache, monkeypatch):
     from components.merge.config import SPEC
 
@@ -225,83 +137,6 @@ def test_a_stage_is_planned_from_a_bucket(store, root, own_cache, monkeypatch):
     assert plan.parents()["base"].uri == "artifacts/base/k"
     assert not (own_cache / "fetched").exists()
     assert read_uri(f"{root}/runs/r/config.yaml") == b"merge: {dtype: float32}"
-
-
-@pytest.mark.parametrize(
-    ("changes", "kind", "words"),
-    [
-        ({"AWS_ACCESS_KEY_ID": "nobody"}, UserError, "does not know the access key; check AWS_ACCESS_KEY_ID"),
-        ({"AWS_SECRET_ACCESS_KEY": "wrongwrong"}, UserError, "secret key does not belong .* AWS_SECRET_ACCESS_KEY"),
-        ({"AWS_SESSION_TOKEN": "wrong"}, UserError, "does not know the session token"),
-        ({"AWS_ACCESS_KEY_ID": ""}, UserError, "AWS_ACCESS_KEY_ID: is not set"),
-        ({"AWS_ENDPOINT_URL": "127.0.0.1:9000"}, UserError, "AWS_ENDPOINT_URL: is no address"),
-        ({"AWS_CA_BUNDLE": "/nowhere"}, UserError, "AWS_CA_BUNDLE=/nowhere: no such file"),
-    ],
-)
-def test_wrong_settings_are_told(root, monkeypatch, changes, kind, words):
-    for name, value in changes.items():
-        monkeypatch.setenv(name, value)
-    for ask in (lambda s: s.read("x"), lambda s: s.exists("x"), lambda s: s.files("x"), lambda s: s.write("x", b"")):
-        with pytest.raises(kind, match=words):
-            ask(open_store(root))
-
-
-def test_a_bucket_that_is_not_there_is_not_made_unasked(root):
-    store = open_store("s3://no-such-bucket-here/x")
-    for ask in (lambda: store.read("x"), lambda: store.exists("x"), lambda: store.write("x", b""), lambda: make(store)):
-        with pytest.raises(UserError, match=r"no such bucket; .*--create-bucket"):
-            ask()
-    with pytest.raises(UserError, match="is no name for a bucket"):
-        open_store("s3://Not_A_Bucket/x")
-
-
-def test_a_clock_that_is_wrong_is_told(root, monkeypatch):
-    import minio.time
-
-    now = minio.time.utcnow
-    monkeypatch.setattr("minio.time.utcnow", lambda: now() - datetime.timedelta(hours=1))
-    store = open_store(root)
-    for ask in (lambda: store.read("x"), lambda: store.exists("x"), lambda: store.write("x", b"")):
-        with pytest.raises(UserError, match=r"clocks of this machine and of the store differ.*NTP"):
-            ask()
-
-
-def test_nobody_at_the_address(root, monkeypatch):
-    monkeypatch.setattr("components.common.s3_retry.FIRST_SECONDS", 1.0)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    with pytest.raises(RetryableError, match=r"the store at http://127.0.0.1:9 refuses the connection"):
-        open_store(root).read("x")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://no-such-host.invalid:9000")
-    with pytest.raises(RetryableError, match="cannot be found: its name has no address"):
-        open_store(root).read("x")
-
-
-def test_tls_with_a_ca_file(own_cache, reach, tmp_path, monkeypatch):
-    certificates = tmp_path / "certificates"
-    certificates.mkdir()
-    names = ["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
-    keys = [
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-keyout",
-        certificates / "private.key",
-        "-out",
-        certificates / "public.crt",
-    ]
-    subprocess.run(["openssl", "req", "-x509", *names, *keys], check=True, capture_output=True)
-    for server in running(tmp_path, certificates=certificates):
-        reach(server)
-        with pytest.raises(UserError, match=r"its certificate is not trusted: .*AWS_CA_BUNDLE"):
-            new_root()
-        monkeypatch.setenv("AWS_CA_BUNDLE", str(certificates / "public.crt"))
-        store = S3Store(new_root())
-        manifest = make(store, {"big": os.urandom(3 * PART)})
-        forget(own_cache)
-        assert list_files(store.fetch(PREFIX)) == manifest.files
-        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url.replace("https", "http"))
-        with pytest.raises(UserError, match="the store speaks TLS; write https://"):
-            store = S3Store(store.root).read("x")
 
 
 def test_two_thousand_small_files(store, own_cache):

@@ -16,8 +16,8 @@ from components.common.errors import InputError, RetryableError, UserError
 from components.common.s3 import S3Store
 from components.common.s3_bucket import Bucket
 from components.common.s3_upload import PART
-from tests.cluster.test_store import PREFIX, fill, forget, make
 from tests.support.minio import new_root, running
+from tests.support.stored import PREFIX, fill, forget, make
 
 pytest_plugins = ("tests.support.store_fixtures",)
 

@@ -12,7 +12,7 @@ from components.common.errors import UserError
 from components.common.s3 import S3Store
 from components.common.store import split_s3
 from components.common.sts import compact, session_credentials, session_policy
-from tests.cluster.test_store import PREFIX, forget, make
+from tests.support.stored import PREFIX, forget, make
 
 pytest_plugins = ("tests.support.store_fixtures",)
 

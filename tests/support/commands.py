@@ -1,4 +1,4 @@
-"""Running our commands as processes, as users do."""
+"""Running our commands as users do: as processes, or within this one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+
+from click.testing import CliRunner, Result
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,6 +35,13 @@ def python(
 def rlhf(*arguments: str, **options) -> subprocess.CompletedProcess:
     """Runs `rlhf`."""
     return python("-m", "pipelines.cli", *arguments, **options)
+
+
+def invoke_rlhf(*arguments: str) -> Result:
+    """Runs `rlhf` within this process, so that it sees what a test has put in the place of something."""
+    from pipelines.cli import main
+
+    return CliRunner().invoke(main, arguments)
 
 
 def kfp(*arguments: str, **options) -> subprocess.CompletedProcess:

@@ -9,7 +9,8 @@ import re
 import pytest
 
 from tests.support.commands import ROOT, left_behind
-from tests.support.mistakes import MISTAKES, Kit, make_shared
+from tests.support.mistake_kit import Kit, make_shared
+from tests.support.mistakes import MISTAKES
 
 PAGE = ROOT / "docs" / "errors.md"
 ALL = [mistake for section in MISTAKES.values() for mistake in section]

@@ -1,6 +1,7 @@
 """The command line: parameters, instant help, errors in one line, signals that leave nothing running."""
 
 import ast
+import json
 import os
 import re
 import signal
@@ -14,6 +15,7 @@ from components.common.errors import UserError
 from pipelines.cli import kfp_command
 from pipelines.cli.kfp_command import _is_ours, _leading_options
 from pipelines.cli.load import load_pipeline
+from pipelines.cli.local_pipeline import leave_parameters_alone
 from pipelines.cli.parameters import embed_config, parse_parameters
 from pipelines.cli.submit import submit
 from tests.support import pipelines
@@ -195,3 +197,9 @@ def test_kfp_still_does_all_else(tmp_path):
     result = kfp("dsl", "compile", "--py", "pipelines/rlhf.py", "--output", str(tmp_path / "p.yaml"))
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "p.yaml").stat().st_size > 10000
+
+
+def test_kfp_does_not_touch_what_parameters_say():
+    command = ["python3 -m x", "--executor_input", json.dumps({"model": "/opt/python3/m"}), "python3"]
+    replaced = leave_parameters_alone(lambda parts, new: [p.replace("python3", new) for p in parts], command, "/bin/py")
+    assert replaced == ["/bin/py -m x", "--executor_input", json.dumps({"model": "/opt/python3/m"}), "/bin/py"]

@@ -14,6 +14,7 @@ from components.common.config import (
     validate,
 )
 from components.common.errors import UserError
+from components.launcher.config import LauncherConfig
 from components.rl.config import RlConfig
 from components.sft.config import SftConfig
 
@@ -93,3 +94,10 @@ def test_the_key_leaves_neutral_fields_out():
 def test_configurations_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
         Outer().size = 3
+
+
+def test_durations_are_read_as_people_write_them():
+    config = LauncherConfig.model_validate({"deadline": "6h", "pending_timeout": "90", "stall_timeout": 15})
+    assert (config.deadline, config.pending_timeout, config.stall_timeout) == (21600, 90, 15)
+    with pytest.raises(ValueError, match="deadline"):
+        LauncherConfig.model_validate({"deadline": "soon"})

@@ -3,94 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-import yaml
 
-from components.launcher.rules import RULES, role_rules
-from pipelines.doctor import examination, here
-from pipelines.doctor.examination import Wanted, as_dict, as_text, examine_all
-from pipelines.doctor.stored import check_store
-from tests.support.commands import ROOT, rlhf
-from tests.support.namespaces import _RULES
-
-NS = "/api/v1/namespaces/rlhf"
-NODE = {
-    "metadata": {"name": "gpu-1", "labels": {"nvidia.com/gpu.product": "Tesla-T4"}},
-    "spec": {},
-    "status": {"allocatable": {"nvidia.com/gpu": "4"}, "images": None},
-}
-POD = {
-    "metadata": {"name": "other"},
-    "spec": {"nodeName": "gpu-1", "containers": [{"resources": {"limits": {"nvidia.com/gpu": "3"}}}]},
-    "status": {"phase": "Running"},
-}
-DEPLOYMENT = {"metadata": {"name": "training-operator", "namespace": "kubeflow"}, "status": {"readyReplicas": 1}}
-
-
-class Api:
-    """Answers GET by path, and every review of our rights by `refused`."""
-
-    def __init__(self):
-        named = {"metadata": {"name": "x"}}
-        self.answers = {
-            "/version": {},
-            "/apis/kubeflow.org/v1": {"resources": [{"name": "pytorchjobs"}]},
-            "/apis/apps/v1/deployments": {"items": [DEPLOYMENT]},
-            NS: {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}},
-            f"{NS}/serviceaccounts/rlhf-launcher": named,
-            f"{NS}/serviceaccounts/rlhf-stage": named,
-            f"{NS}/configmaps/rlhf-stack": {"data": {}},
-            f"{NS}/secrets/rlhf-store": {"data": {}},
-            f"{NS}/resourcequotas": {"items": []},
-            f"{NS}/limitranges": {"items": []},
-            "/api/v1/nodes": {"items": [NODE]},
-            "/api/v1/pods": {"items": []},
-            "/api/v1/services": {"items": [{"metadata": {"name": "ml-pipeline", "namespace": "kfp"}}]},
-            "/api/v1/namespaces/kfp/services/ml-pipeline:8888/proxy/apis/v2beta1/healthz": {"multi_user": False},
-        }
-        self.refused: set[tuple[str, str]] = set()
-        self.reviewed: list[tuple[str, str, str]] = []
-        handler = type("Handler", (_Handler,), {"api": self})
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
-
-    def kubeconfig(self, folder):
-        server = f"http://127.0.0.1:{self.http.server_address[1]}"
-        path = folder / "kubeconfig"
-        fields = {
-            "clusters": [{"name": "c", "cluster": {"server": server}}],
-            "users": [{"name": "u", "user": {"token": "t"}}],
-            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u", "namespace": "rlhf"}}],
-            "current-context": "x",
-        }
-        path.write_text(yaml.safe_dump({"apiVersion": "v1", "kind": "Config", **fields}))
-        return str(path)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    def log_message(self, *_args):
-        pass
-
-    def do_GET(self):
-        found = self.api.answers.get(self.path.partition("?")[0], 404)
-        self._answer(found if isinstance(found, int) else 200, {"message": "no"} if isinstance(found, int) else found)
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        asked = body["spec"]["resourceAttributes"]
-        resource = "/".join(filter(None, [asked["resource"], asked["subresource"]]))
-        self.api.reviewed.append((asked["group"], resource, asked["verb"]))
-        self._answer(201, {"status": {"allowed": (resource, asked["verb"]) not in self.api.refused}})
-
-    def _answer(self, status, content):
-        data = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
+from components.launcher.rules import RULES
+from pipelines.doctor.examination import Wanted, examine_all
+from tests.support.commands import rlhf
+from tests.support.doctor_api import DEPLOYMENT, NODE, NS, POD, Api
 
 
 @pytest.fixture
@@ -239,23 +158,6 @@ def test_an_image_is_known_by_its_name_on_a_node(look, api, monkeypatch):
     assert look()["images"].state == "ok"
 
 
-def test_a_store_that_cannot_be_written_fails_and_nothing_is_left_in_one_that_can(tmp_path):
-    store = tmp_path / "store"
-
-    def look():
-        (found,) = check_store(str(store))
-        return found
-
-    assert "will be made" in look().what
-    assert not store.exists()
-    store.mkdir()
-    assert look().state == "ok"
-    assert [path for path in store.rglob("*") if path.is_file()] == []
-    (store / "runs").rmdir()
-    (store / "runs").write_text("in the way")
-    assert look().state == "failed"
-
-
 def test_a_cluster_that_does_not_answer_is_one_finding(tmp_path, monkeypatch):
     api = Api()
     monkeypatch.setenv("KUBECONFIG", api.kubeconfig(tmp_path))
@@ -266,13 +168,6 @@ def test_a_cluster_that_does_not_answer_is_one_finding(tmp_path, monkeypatch):
     assert not found.passed
 
 
-def test_without_a_kubeconfig_only_this_machine_is_looked_at(tmp_path):
-    result = rlhf("doctor", "--store", str(tmp_path), KUBECONFIG="", HOME=str(tmp_path))
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "cluster: no kubeconfig" in result.stdout
-    assert "store" in result.stdout
-
-
 def test_findings_as_json_and_the_exit_code(api, tmp_path, monkeypatch):
     api.refused.add(("secrets", "create"))
     result = rlhf("doctor", "--json", "--store", str(tmp_path))
@@ -281,42 +176,3 @@ def test_findings_as_json_and_the_exit_code(api, tmp_path, monkeypatch):
     assert found["passed"] is False
     assert [f["name"] for f in found["cluster"] if f["state"] == "failed"] == ["rights"]
     assert "manifests/base/rbac.yaml" in next(f["remedy"] for f in found["cluster"] if f["name"] == "rights")
-
-
-def test_the_stock_kfp_is_told_from_ours(tmp_path, monkeypatch):
-    monkeypatch.setattr(here.sys, "executable", str(tmp_path / "python"))
-    monkeypatch.setenv("PATH", str(tmp_path))
-    (tmp_path / "kfp").write_text("from kfp.cli.__main__ import main")
-    (tmp_path / "kfp").chmod(0o755)
-    assert next(here.check_kfp()).state == "warning"
-    (tmp_path / "kfp").write_text("from pipelines.cli.kfp_command import main")
-    assert next(here.check_kfp()).state == "ok"
-
-
-def test_a_package_of_another_version_is_named(monkeypatch):
-    version = here.metadata.version
-    monkeypatch.setattr(here.metadata, "version", lambda name: "0.1" if name == "numpy" else version(name))
-    found = {finding.name: finding for finding in here.check_packages()}
-    assert (found["packages"].state, "numpy 0.1 is not" in found["packages"].what) == ("failed", True)
-
-
-def test_remedies_are_shown_below_what_is_wrong():
-    bad = examination.Finding("nodes", "failed", "none", "add some")
-    shown = as_text(examination.Examination((examination.Finding("Python", "ok", "3.11"),), (bad,)))
-    assert shown.splitlines()[-2:] == ["  FAIL  nodes   none", "                → add some"]
-    assert as_dict(examination.Examination((), (bad,)))["passed"] is False
-
-
-def test_the_rules_are_those_of_the_chart_and_of_the_cluster_tests():
-    chart = (ROOT / "charts/rlhf-stack/templates/accounts/launcher.yaml").read_text()
-    rules = chart[chart.index("rules:") : chart.index("---", chart.index("rules:"))]
-    plain = "\n".join(line for line in rules.splitlines() if "{{" not in line)
-    granted = _rights(yaml.safe_load(plain)["rules"])
-    ours = _rights(role_rules())
-    assert ours <= granted
-    assert {resource for _, resource, _ in granted - ours} <= {"workflows", "workflowtaskresults"}
-    assert ours == _rights(_RULES)
-
-
-def _rights(rules):
-    return {(g, r, v) for rule in rules for g in rule["apiGroups"] for r in rule["resources"] for v in rule["verbs"]}

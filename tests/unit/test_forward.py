@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from components.common import cache
 from components.common.errors import RetryableError
 from components.launcher.cluster import connect
-from components.launcher.forward import forwarded
+from components.launcher.forward import forwarded, service_of
 from pipelines.cli import main
 from tests.support.s3_server import s3_server
 
@@ -159,3 +159,20 @@ def test_an_endpoint_of_the_cluster_in_the_environment_is_forwarded_too(server, 
     assert (tmp_path / "here" / "notes.txt").read_bytes() == b"hello"
     assert store.users == {"mine"}
     assert os.environ["AWS_ENDPOINT_URL"] == "http://minio.rlhf.svc:9000"
+
+
+@pytest.mark.parametrize(
+    ("url", "service"),
+    [
+        ("http://minio.rlhf:9000", ("minio", "rlhf")),
+        ("http://minio.rlhf.svc:9000", ("minio", "rlhf")),
+        ("https://minio.rlhf.svc.cluster.local", ("minio", "rlhf")),
+        ("http://minio-in-no-hosts-file:9000", ("minio-in-no-hosts-file", "mine")),
+        ("http://localhost:9000", None),
+        ("http://127.0.0.1:9000", None),
+        ("https://s3.eu-west-1.amazonaws.com", None),
+        ("", None),
+    ],
+)
+def test_names_that_only_the_cluster_knows_are_told_from_others(url, service):
+    assert service_of(url, "mine") == service

@@ -11,15 +11,8 @@ from components.inference.chat import HELP, converse, open_conversation
 from components.inference.generate import Options
 from pipelines.cli import main
 from tests.support.models import tiny_model
-from tests.support.trained import make_trained
 
-PAIRS = [{"prompt": "What did Bada the cow say?", "chosen": "moo", "rejected": "woof"}]
 OPTIONS = Options(max_completion_length=12, temperature=1.0, seed=5)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, tokenizer):
-    return make_trained(tmp_path_factory.mktemp("store"), tokenizer, PAIRS)
 
 
 @pytest.fixture

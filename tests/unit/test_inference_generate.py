@@ -1,74 +1,19 @@
-"""`rlhf generate`: the artifact's own template and ends, one row in and one out, an interrupted command goes on."""
-
-import json
-import shutil
+"""`rlhf generate`: the artifact's own template and ends, one row in and one out, whatever else is in the batch."""
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from components.common.chat import Chat, Message
-from components.common.device import device_policy
-from components.common.errors import InputError, UserError
+from components.common.errors import UserError
 from components.common.generation import Sampling, generate
-from components.common.models import load_causal_lm
 from components.common.tokenizer import load_tokenizer
 from components.inference import generate as command
-from components.inference.generate import Options, generate_file
-from components.inference.load import load_language_model
+from components.inference.generate import Options
 from components.inference.source import find_model
 from pipelines.cli import main
+from tests.support.generating import POLICY, QUESTIONS, SAMPLED, expected, read, run, write
 from tests.support.models import tiny_model
-from tests.support.trained import make_trained
-
-POLICY = device_policy()
-QUESTIONS = [
-    "What did Bada the cow say?",
-    "the owl",
-    "What did Kuna the hen say? What did Kuna the hen say?",
-    "say",
-    "the dog said",
-    "What did Toru the frog say?",
-]
-PAIRS = [{"prompt": "What did Bada the cow say?", "chosen": "moo", "rejected": "woof"}]
-SAMPLED = Options(max_completion_length=12, temperature=1.0, seed=3)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, tokenizer):
-    return make_trained(tmp_path_factory.mktemp("store"), tokenizer, PAIRS)
-
-
-@pytest.fixture
-def prompts(tmp_path):
-    return write(tmp_path / "prompts.jsonl", [{"prompt": text, "id": i} for i, text in enumerate(QUESTIONS)])
-
-
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
-
-
-def read(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def run(model, source, out, options=SAMPLED, **kwargs):
-    generate_file(model, source, out, options, **kwargs)
-    return read(out)
-
-
-def expected(folder, messages, keys, options, model=None):
-    """Completions by way of the pieces that training uses."""
-    tokenizer = load_tokenizer(folder)
-    chat = Chat(tokenizer)
-    prompts = [np.asarray(tokenizer(chat.prompt(m), add_special_tokens=False)["input_ids"]) for m in messages]
-    sampling = Sampling(
-        options.max_completion_length, (chat.end_of_turn_id,), temperature=options.temperature, seed=options.seed
-    )
-    written = generate(model or load_causal_lm(folder, POLICY), prompts, sampling, POLICY, keys=keys)
-    texts = [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in written]
-    return texts, ["stop" if ids[-1] == chat.end_of_turn_id else "length" for ids in written]
 
 
 def test_a_row_keeps_its_columns_and_gets_the_answer_that_its_template_asks_for(trained, prompts, tmp_path):
@@ -83,14 +28,6 @@ def test_a_row_keeps_its_columns_and_gets_the_answer_that_its_template_asks_for(
         {"prompt": text, "id": i, "completion": texts[i], "finish_reason": reasons[i]}
         for i, text in enumerate(QUESTIONS)
     ]
-
-
-def test_an_adapter_finds_its_base_and_answers_as_the_merged_model(trained, prompts, tmp_path):
-    merged = run(trained.policy, prompts, tmp_path / "m.jsonl")
-    adapter = run(trained.policy_adapter, prompts, tmp_path / "a.jsonl")
-    base = run(trained.base, prompts, tmp_path / "b.jsonl")
-    assert adapter == merged
-    assert base != merged
 
 
 def test_conversations_and_system_prompts_are_rendered_and_an_answer_that_is_there_is_the_reference(trained, tmp_path):
@@ -120,87 +57,6 @@ def test_a_completion_does_not_depend_on_how_rows_are_batched(trained, prompts, 
     assert together == apart
     assert [(row["id"], row["sample"]) for row in together] == [(i, s) for i in range(6) for s in range(3)]
     assert len({row["completion"] for row in together if row["id"] == 0}) > 1
-
-
-def test_an_interrupted_command_goes_on_after_the_rows_that_are_there(trained, prompts, tmp_path, monkeypatch):
-    whole = run(trained.policy, prompts, tmp_path / "whole.jsonl")
-    out, computed = tmp_path / "o.jsonl", []
-
-    def interrupted(model, prompts, *args, **kwargs):
-        computed.extend(kwargs["keys"])
-        if len(computed) > 2:
-            raise KeyboardInterrupt
-        return generate(model, prompts, *args, **kwargs)
-
-    monkeypatch.setattr(command, "generate", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        run(trained.policy, prompts, out, batch_tokens=1)
-    assert read(out) == whole[:2]
-    out.write_bytes(out.read_bytes() + b'{"prompt": "the")')  # what a killed process leaves of a line
-    computed.clear()
-    monkeypatch.setattr(
-        command, "generate", lambda *args, **kwargs: computed.extend(kwargs["keys"]) or generate(*args, **kwargs)
-    )
-    assert run(trained.policy, prompts, out) == whole
-    assert computed == [(i, 0) for i in range(2, 6)]
-    assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
-    monkeypatch.setattr(command, "load_language_model", None)  # nothing is left to compute
-    assert run(trained.policy, prompts, out) == whole
-
-
-def test_only_its_own_rows_are_kept(trained, prompts, tmp_path):
-    out = tmp_path / "o.jsonl"
-    run(trained.policy, prompts, out)
-    before = out.read_bytes()
-    changed = [
-        (trained.policy, prompts, Options(max_completion_length=12, temperature=1.0, seed=4), "another seed"),
-        (trained.base, prompts, SAMPLED, "another model"),
-        (trained.policy, write(tmp_path / "other.jsonl", [{"prompt": "say"}]), SAMPLED, "another input"),
-    ]
-    for model, source, options, words in changed:
-        with pytest.raises(UserError, match=words):
-            run(model, source, out, options)
-    lines = before.splitlines(keepends=True)
-    for broken in ([lines[1], lines[0], *lines[2:]], [*lines, lines[0]], [lines[0], b"[]\n"], [b"no json\n"]):
-        out.write_bytes(b"".join(broken))
-        with pytest.raises(UserError, match="is not the row that this command wrote there"):
-            run(trained.policy, prompts, out)
-        assert out.read_bytes() == b"".join(broken)
-    (tmp_path / "o.jsonl.request.json").unlink()
-    with pytest.raises(UserError, match="was not written by this command"):
-        run(trained.policy, prompts, out)
-
-
-def test_a_command_that_fails_before_its_first_row_leaves_nothing(trained, prompts, tmp_path, monkeypatch):
-    def fail(_source):
-        raise InputError("weights are missing")
-
-    monkeypatch.setattr(command, "load_language_model", fail)
-    with pytest.raises(InputError):
-        run(trained.policy, prompts, tmp_path / "o.jsonl")
-    assert [path.name for path in tmp_path.iterdir()] == ["prompts.jsonl"]
-
-
-def test_two_commands_do_not_write_one_file(trained, prompts, tmp_path, monkeypatch):
-    out = tmp_path / "o.jsonl"
-
-    def second(*_args, **_kwargs):
-        run(trained.policy, prompts, out)
-
-    monkeypatch.setattr(command, "generate", second)
-    with pytest.raises(UserError, match="another command is writing it"):
-        run(trained.policy, prompts, out)
-
-
-def test_too_little_memory_names_the_option(trained, prompts, tmp_path, monkeypatch):
-    import torch
-
-    def fail(*_args, **_kwargs):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(command, "generate", fail)
-    with pytest.raises(UserError, match="--batch-tokens"):
-        run(trained.policy, prompts, tmp_path / "o.jsonl")
 
 
 def test_raw_text_is_continued_as_it_is_even_without_a_template(tmp_path, tokenizer):
@@ -256,37 +112,6 @@ def test_a_row_that_cannot_be_used_is_named_before_anything_is_done(trained, tmp
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
 
 
-def test_a_model_for_another_task_or_none_at_all_is_refused(trained, prompts, tmp_path):
-    out = tmp_path / "o.jsonl"
-    for uri in (trained.reward, trained.reward_adapter):
-        with pytest.raises(UserError, match="is a reward model: it scores answers and writes none"):
-            run(uri, prompts, out)
-    with pytest.raises(InputError, match="neither an artifact nor a folder"):
-        run(str(tmp_path), prompts, out)
-    with pytest.raises(UserError, match="--base is for adapters"):
-        run(trained.policy, prompts, out, base=trained.base)
-    with pytest.raises(InputError, match="was trained on"):
-        run(trained.policy_adapter, prompts, out, base=trained.policy)
-
-
-def test_a_plain_adapter_needs_its_base_and_an_altered_one_is_named(trained, prompts, tmp_path):
-    adapter = tmp_path / "adapter"
-    shutil.copytree(trained.policy_adapter, adapter)
-    out = tmp_path / "o.jsonl"
-    with pytest.raises(UserError, match="does not say what it stands on; give --base"):
-        run(str(adapter), prompts, out)
-    assert run(str(adapter), prompts, out, base=trained.base) == run(trained.policy, prompts, tmp_path / "m.jsonl")
-    copied = tmp_path / "store"
-    shutil.copytree(trained.store.root, copied)
-    weights = copied / "artifacts" / "base" / "k" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
-    with pytest.raises(InputError, match="was altered"):
-        run(str(copied / "artifacts" / "sft" / "k"), prompts, tmp_path / "p.jsonl")
-    shutil.rmtree(weights.parent)
-    with pytest.raises(InputError, match="as --base"):
-        run(str(copied / "artifacts" / "sft" / "k"), prompts, tmp_path / "p.jsonl")
-
-
 @pytest.mark.parametrize("arguments", [["--num-generations", "2"], ["--top-k", "5"], ["--top-p", "0.5"]])
 def test_sampling_without_temperature_is_refused(trained, prompts, tmp_path, arguments):
     result = CliRunner().invoke(main, ["generate", trained.policy, prompts, str(tmp_path / "o.jsonl"), *arguments])
@@ -314,15 +139,3 @@ def test_the_command_line(trained, prompts, tmp_path, monkeypatch):
     result = CliRunner().invoke(main, [*arguments[:3], str(tmp_path / "q.jsonl")])
     assert result.exit_code == 130
     assert result.stderr.splitlines()[-1] == "stopped: the same command goes on after the rows that are written"
-
-
-def test_the_loaded_adapter_is_pefts(trained):
-    import torch
-    from peft import PeftModel
-
-    source = find_model(trained.policy_adapter, "generate")
-    ours = load_language_model(source).model
-    theirs = PeftModel.from_pretrained(load_causal_lm(source.weights, POLICY), source.adapter)
-    ids = torch.arange(12)[None]
-    with torch.no_grad():
-        assert torch.equal(ours(ids).logits, theirs(ids).logits)

@@ -1,131 +1,38 @@
-"""The merge step as a command: exit codes, one line that says what is wrong, and nothing left behind."""
+"""What the merge step refuses: exit codes, one line that says what is wrong, and nothing left behind."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
 
 from components.common.artifacts import Artifact, Manifest, Parent, commit, list_files
 from components.common.entry import stage_main
-from components.common.errors import RlhfError
 from components.common.inputs import find_input
 from components.common.store import DirectoryStore
 from components.merge.__main__ import load_run
-from components.merge.casts import BLOCK
 from components.merge.config import SPEC
-from components.merge.engine import Engine
 from tests.support.commands import left_behind
-
-ROOT = Path(__file__).parents[2]
-Q = "model.layers.0.self_attn.q_proj"
-A, B = f"base_model.model.{Q}.lora_A.weight", f"base_model.model.{Q}.lora_B.weight"
-SCORE = "base_model.model.score.weight"
-BASE_CONFIG = {
-    "architectures": ["LlamaForCausalLM"],
-    "dtype": "float32",
-    "hidden_size": 4,
-    "model_type": "llama",
-    "pad_token_id": 0,
-    "tie_word_embeddings": False,
-}
-ADAPTER_CONFIG = {
-    "bias": "none",
-    "lora_alpha": 4,
-    "peft_type": "LORA",
-    "r": 2,
-    "task_type": "CAUSAL_LM",
-    "use_dora": False,
-}
-Change = Callable[[Path], object]
-
-
-@pytest.fixture
-def pair(tmp_path: Path) -> Path:
-    """A folder with a base of four tensors, an adapter on one of them, and a configuration."""
-    (tmp_path / "base").mkdir()
-    (tmp_path / "adapter").mkdir()
-    (tmp_path / "run.yaml").write_text("merge: {workers: 1}\n")
-    (tmp_path / "base" / "config.json").write_text(json.dumps(BASE_CONFIG))
-    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(ADAPTER_CONFIG))
-    draw = np.random.default_rng(3)
-    shapes = {
-        "model.embed_tokens.weight": (8, 4),
-        f"{Q}.weight": (4, 4),
-        "model.norm.weight": (4,),
-        "lm_head.weight": (8, 4),
-    }
-    base = {name: draw.standard_normal(shape, np.float32) for name, shape in shapes.items()}
-    save_file(base, tmp_path / "base" / "model.safetensors")
-    factors = {A: draw.standard_normal((2, 4), np.float32), B: draw.standard_normal((4, 2), np.float32)}
-    save_file(factors, tmp_path / "adapter" / "adapter_model.safetensors")
-    return tmp_path
-
-
-def arguments(pair: Path, base: str = "base", adapter: str = "adapter") -> list[str]:
-    inputs = [f"--input=base={pair / base}", f"--input=adapter={pair / adapter}"]
-    return [f"--config={pair / 'run.yaml'}", *inputs, f"--output={pair / 'store'}"]
-
-
-def edit(path: str, **fields: Any) -> Change:
-    """Sets fields of a JSON file."""
-
-    def change(pair: Path) -> None:
-        content = json.loads((pair / path).read_text())
-        (pair / path).write_text(json.dumps(content | fields))
-
-    return change
-
-
-def tensors(path: str, **values: NDArray[Any] | None) -> Change:
-    """Sets or removes tensors of a file; `__` stands for the dot in their names."""
-
-    def change(pair: Path) -> None:
-        content = load_file(pair / path)
-        for name, value in values.items():
-            content.pop(name.replace("__", "."), None)
-            if value is not None:
-                content[name.replace("__", ".")] = value
-        save_file(content, pair / path)
-
-    return change
-
-
-def config(**fields: Any) -> Change:
-    return edit("adapter/adapter_config.json", **fields)
-
-
-def adapter(values: dict[str, NDArray[Any] | None]) -> Change:
-    return tensors("adapter/adapter_model.safetensors", **values)
-
-
-def base(values: dict[str, NDArray[Any] | None]) -> Change:
-    return tensors("base/model.safetensors", **values)
-
-
-def both(*changes: Change) -> Change:
-    return lambda pair: [change(pair) for change in changes]
-
-
-def cut(path: str, size: int) -> Change:
-    return lambda pair: os.truncate(pair / path, size)
-
-
-def write(path: str, content: bytes) -> Change:
-    return lambda pair: (pair / path).write_bytes(content)
-
-
-def remove(path: str) -> Change:
-    return lambda pair: (pair / path).unlink()
+from tests.support.little_pair import (
+    SCORE,
+    WEIGHTS,
+    A,
+    B,
+    Change,
+    Q,
+    adapter,
+    arguments,
+    base,
+    both,
+    config,
+    cut,
+    edit,
+    remove,
+    write,
+)
 
 
 def zeros(*shape: int, dtype: Any = np.float32) -> NDArray[Any]:
@@ -139,7 +46,7 @@ def with_value(shape: tuple[int, ...], value: float, dtype: Any = np.float32) ->
 
 
 REWARD = config(task_type="SEQ_CLS", modules_to_save=["score"])
-WEIGHTS, INDEX = "base/model.safetensors", "base/model.safetensors.index.json"
+INDEX = "base/model.safetensors.index.json"
 CASES: dict[str, tuple[Change, int, str]] = {
     "other method": (config(peft_type="IA3"), 2, "peft_type is IA3"),
     "DoRA": (config(use_dora=True), 2, "use_dora=True"),
@@ -265,29 +172,6 @@ def test_refusal(case: str, pair: Path, capfd: pytest.CaptureFixture[str]) -> No
     assert left_behind(pair / "store") == []
 
 
-def test_merge_without_any_change(pair: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The pair that the refusals start from is sound; a plain adapter is merged with a warning."""
-    assert stage_main(SPEC, load_run, arguments(pair)) == 0
-    assert "warning: the adapter is a plain folder" in capsys.readouterr().out
-    before, factors = load_file(pair / WEIGHTS), load_file(pair / "adapter" / "adapter_model.safetensors")
-    (merged,) = (load_file(path) for path in (pair / "store").rglob("model.safetensors"))
-    np.testing.assert_allclose(merged[f"{Q}.weight"], before[f"{Q}.weight"] + 2 * factors[B] @ factors[A], rtol=1e-6)
-
-
-def test_rows_that_are_longer_than_a_block(pair: Path) -> None:
-    """A block is whole rows, one at least."""
-    columns = BLOCK + 3
-    draw = np.random.default_rng(4)
-    weight = draw.standard_normal((2, columns)).astype(np.float16)
-    factors = {A: draw.standard_normal((2, columns), np.float32), B: draw.standard_normal((2, 2), np.float32)}
-    base({f"{Q}.weight": weight})(pair)
-    adapter(dict(factors))(pair)
-    assert stage_main(SPEC, load_run, arguments(pair)) == 0
-    (merged,) = (load_file(path)[f"{Q}.weight"] for path in (pair / "store").rglob("model.safetensors"))
-    exact = weight.astype(np.float64) + 2 * factors[B].astype(np.float64) @ factors[A]
-    np.testing.assert_allclose(merged, exact, rtol=2**-11 * 1.001, atol=1e-5)
-
-
 def publish(pair: Path, name: str, stage: str, kind: Any, parents: dict[str, Parent]) -> Artifact:
     """Makes a stage's artifact of a folder and reads it back."""
     store = DirectoryStore(pair / "store")
@@ -328,58 +212,3 @@ def test_parent(digest: str | None, code: int, text: str, pair: Path, capsys: py
             "bytes": 336,
             "parameters": 84,
         }
-
-
-@pytest.mark.parametrize(
-    ("change", "code", "text"),
-    [
-        (config(), 0, "finished: "),
-        (
-            write("run.yaml", b"merge: {workers: 0, dtyp: float16}"),
-            2,
-            "merge.dtyp: unknown field (did you mean dtype?)",
-        ),
-        (cut(WEIGHTS, 700), 3, "it has 700 bytes"),
-    ],
-    ids=["0", "2", "3"],
-)
-def test_command_line(change: Change, code: int, text: str, pair: Path) -> None:
-    """A process of its own from another directory; a second call finds the result there."""
-    change(pair)
-    command = [sys.executable, "-m", "components.merge", *arguments(pair)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    for expected in (text, "finished before: " if code == 0 else text):
-        done = subprocess.run(command, cwd=pair, env=environment, capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stderr.count("\n")) == (code, 1 if code else 0)
-        assert expected in done.stdout + done.stderr
-
-
-def test_nothing_heavy_is_imported() -> None:
-    """The step runs in an image without torch; only the computing process loads numpy, and little else."""
-    for module, banned in (("components.merge.stage", {"numpy"}), ("components.merge.worker", {"pydantic", "yaml"})):
-        code = f"import sys, {module}; print(*sys.modules)"
-        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-        imported = set(done.stdout.split())
-        assert module in imported
-        assert not imported & (banned | {"torch", "transformers", "peft"})
-
-
-def test_computing_process_that_dies_is_an_error_and_not_a_hang(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(RlhfError, match="ended early \\(exit code 1\\)"), Engine(1) as engine:
-        engine.check_finite([])
-
-
-def test_an_error_ends_the_computing_process() -> None:
-    def children() -> set[str]:
-        return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
-
-    def interrupted() -> None:
-        with Engine(1):
-            assert children() > before
-            raise KeyboardInterrupt
-
-    before = children()
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert children() == before

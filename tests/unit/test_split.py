@@ -15,14 +15,7 @@ from components.data.normalise import Dropped, normalise
 from components.data.records import Conversation, Document, Message, Preference, Prompt, Record, Task
 from components.data.row import Row
 from components.data.split import Collection, Counts, DropCount, Side, in_heldout
-
-
-def user(text: str) -> Message:
-    return Message("user", text)
-
-
-def assistant(text: str) -> Message:
-    return Message("assistant", text)
+from tests.support.turns import assistant, user
 
 
 def make_rows(values: list[Any]) -> list[Row]:
