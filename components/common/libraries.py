@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import sys
 import warnings
@@ -27,6 +28,8 @@ def quiet_libraries(*, offline: bool = True) -> None:
         os.environ.setdefault(name, value)
     # transformers warns of names that TRL, not we, will have to change.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    # bitsandbytes misses a package that fetches kernels from the hub, on CPUs that have bfloat16.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def hide(*packages: str) -> None:
