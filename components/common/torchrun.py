@@ -9,9 +9,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from components.common.errors import RetryableError, UserError, error_from_dict
+from components.common.signals import on_sigterm
 
 # Of several ranks' errors, the one that the user can act on; a bug tells more than the loss of a peer that it caused.
 _TELLING = (2, 3, 1, 75)
@@ -28,7 +30,7 @@ def run_ranks(stage: str, arguments: argparse.Namespace) -> None:
     Raises:
         RlhfError: A process failed. It is the error of the rank that tells most; torchrun's exit code is always 1.
     """
-    command = [sys.executable, "-m", "torch.distributed.run", *_rendezvous(stage, arguments.nnodes)]
+    command = [sys.executable, "-m", "components.common.elastic", *_rendezvous(stage, arguments.nnodes)]
     command += [f"--nproc-per-node={arguments.nproc}", "-m", f"components.{stage}"]
     command += ["--config", arguments.config, "--output", arguments.output]
     for name, uri in arguments.input:
@@ -37,18 +39,39 @@ def run_ranks(stage: str, arguments: argparse.Namespace) -> None:
         command += ["--set", override]
     with tempfile.TemporaryDirectory(prefix="rlhf-ranks-") as folder:
         environment = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(_GRACE), **os.environ, "RLHF_RANK_ERRORS": folder}
-        with subprocess.Popen(command, env=environment) as process:
-            try:
-                status = process.wait()
-            finally:
-                if process.poll() is None:
-                    process.send_signal(signal.SIGTERM)
+        status, told = _wait_for(command, environment)
         errors = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(folder).glob("*.json"))]
     if status == 0:
         return
-    if not errors:
-        raise RetryableError("a training process was killed", where=stage, hint="use smaller batches, or try again")
-    raise error_from_dict(min(errors, key=lambda fields: _TELLING.index(fields["code"])))
+    if errors:
+        raise error_from_dict(min(errors, key=lambda fields: _TELLING.index(fields["code"])))
+    if told:
+        raise RetryableError("was told to stop", where=stage, hint="run the same command again")
+    raise RetryableError("a training process was killed", where=stage, hint="use smaller batches, or try again")
+
+
+def _wait_for(command: Sequence[str], environment: Mapping[str, str]) -> tuple[int, bool]:
+    """Runs a command that is told to stop when this process is: what its processes then say is the end of it.
+
+    Returns:
+        Its exit code, and whether it was told.
+    """
+    told = False
+
+    def forward(*_: object) -> None:
+        nonlocal told
+        told = True
+        process.send_signal(signal.SIGTERM)
+
+    with subprocess.Popen(command, env=environment) as process:
+        try:
+            before = on_sigterm(forward)
+            status = process.wait()
+            on_sigterm(before)
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+    return status, told
 
 
 def _rendezvous(stage: str, nnodes: int) -> list[str]:
