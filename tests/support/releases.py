@@ -52,6 +52,10 @@ class Release:
     image: str
     values: Mapping[str, Any]
 
+    @property
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, "KUBECONFIG": self.cluster.kubeconfig}
+
     def helm(
         self, *arguments: str, chart: Path | None = None, values: Mapping[str, Any] | None = None, timeout: str = "5m"
     ) -> str:
@@ -69,8 +73,7 @@ class Release:
         if chart:
             options += [str(chart), "--values", "-"]
             given = {"input": yaml.safe_dump_all([_merge(self.values, values or {})])}
-        environment = {**os.environ, "KUBECONFIG": self.cluster.kubeconfig}
-        result = helm(command, "rlhf", *options, env=environment, **given)
+        result = helm(command, "rlhf", *options, env=self._environment, **given)
         assert result.returncode == 0, f"{result.stderr}\n{result.stdout}\n{self.cluster.events(self.namespace)}"
         return result.stdout
 
@@ -95,15 +98,21 @@ class Release:
     def objects(self, kinds: str = NAMESPACED) -> set[tuple[str, str]]:
         """Kind and name of what carries the release's label, but pods: in the namespace, or of the whole cluster."""
         command = ["kubectl", "get", "-n", self.namespace, "-l", "app.kubernetes.io/instance=rlhf", "-o", "name"]
-        environment = {**os.environ, "KUBECONFIG": self.cluster.kubeconfig}
-        found = subprocess.run([*command, kinds], env=environment, capture_output=True, text=True, check=True).stdout
+        found = subprocess.run(
+            [*command, kinds], env=self._environment, capture_output=True, text=True, check=True
+        ).stdout
         pairs = ((kind.partition(".")[0], name) for kind, _, name in (line.partition("/") for line in found.split()))
         return {pair for pair in pairs if pair[0] not in ("pod", "replicaset")}
 
     def kept(self) -> set[tuple[str, str]]:
         """Kind and name of what the chart marks to be kept when the release is uninstalled."""
-        manifest = yaml.safe_load_all(self.helm("get", "manifest"))
-        marked = (made for made in manifest if KEEP in (made["metadata"].get("annotations") or {}).items())
+        result = helm("get", "manifest", "rlhf", "-n", self.namespace, env=self._environment)
+        assert result.returncode == 0, result.stderr
+        marked = (
+            made
+            for made in yaml.safe_load_all(result.stdout)
+            if KEEP in (made["metadata"].get("annotations") or {}).items()
+        )
         return {(made["kind"].lower(), made["metadata"]["name"]) for made in marked}
 
     def uninstall(self) -> None:
