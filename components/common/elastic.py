@@ -5,8 +5,12 @@ What there is to say the process has said itself, and `components.common.torchru
 
 from __future__ import annotations
 
+import ctypes
+import signal
 import sys
 from collections.abc import Sequence
+
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, or 1 if a process has failed or torchrun itself was told to stop.
     """
+    # Whoever has started us may be killed without a word; nobody else would then end the processes.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import traceback
@@ -201,8 +202,10 @@ def _clear_checkpoints(plan: Plan[Any]) -> None:
 def _fail(error: RlhfError) -> int:
     folder = os.environ.get("RLHF_RANK_ERRORS")
     if folder:  # one of torchrun's ranks: the process that started torchrun speaks for all
-        rank = os.environ.get("RANK", "0")
-        Path(folder, f"{rank}.json").write_text(json.dumps(error.to_dict()), encoding="utf-8")
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is over; whoever tells us to stop now gets the reason
+        part = Path(folder, f"{os.environ.get('RANK', '0')}.part")
+        part.write_text(json.dumps(error.to_dict()), encoding="utf-8")
+        part.replace(part.with_suffix(".json"))
         return error.code
     print(f"error: {error}", file=sys.stderr, flush=True)
     write_termination(error)

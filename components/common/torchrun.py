@@ -43,6 +43,8 @@ def run_ranks(stage: str, arguments: argparse.Namespace) -> None:
         errors = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(folder).glob("*.json"))]
     if status == 0:
         return
+    if told:  # whatever became of those that lost a peer in the end
+        errors = [fields for fields in errors if fields["code"] != 1]
     if errors:
         raise error_from_dict(min(errors, key=lambda fields: _TELLING.index(fields["code"])))
     if told:
@@ -53,6 +55,9 @@ def run_ranks(stage: str, arguments: argparse.Namespace) -> None:
 def _wait_for(command: Sequence[str], environment: Mapping[str, str]) -> tuple[int, bool]:
     """Runs a command that is told to stop when this process is: what its processes then say is the end of it.
 
+    It is told once: torchrun does not wait for its processes if it is told a third time. So it has a session of its
+    own, too, which neither Ctrl-C nor a signal to our group reaches.
+
     Returns:
         Its exit code, and whether it was told.
     """
@@ -60,18 +65,19 @@ def _wait_for(command: Sequence[str], environment: Mapping[str, str]) -> tuple[i
 
     def forward(*_: object) -> None:
         nonlocal told
+        if not told:
+            process.send_signal(signal.SIGTERM)
         told = True
-        process.send_signal(signal.SIGTERM)
 
-    with subprocess.Popen(command, env=environment) as process:
+    with subprocess.Popen(command, env=environment, start_new_session=True) as process:
+        before = on_sigterm(forward)
         try:
-            before = on_sigterm(forward)
-            status = process.wait()
-            on_sigterm(before)
+            return process.wait(), told
         finally:
+            on_sigterm(before)
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-    return status, told
+                process.wait()
 
 
 def _rendezvous(stage: str, nnodes: int) -> list[str]:

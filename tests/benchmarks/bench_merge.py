@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import os
 import shutil
 import subprocess
 import sys
@@ -24,6 +23,8 @@ from tests.benchmarks.goals import Goal
 from tests.benchmarks.harness import Figures, Table, measure, take_turns, write_results
 
 MODULE = "tests.benchmarks.bench_merge"
+# As many threads as the libraries think fit, whatever the benchmark was started with.
+DEFAULT_THREADS = ["env", "-u", "OMP_NUM_THREADS", "-u", "MKL_NUM_THREADS"]
 
 SIZES: dict[str, tuple[dict[str, int], str]] = {
     "245M": (
@@ -109,9 +110,7 @@ def merge(contestant: str, folder: Path, size: str, _: int) -> Figures:
     out = folder / "out" / contestant
     shutil.rmtree(out, ignore_errors=True)
     out.parent.mkdir(exist_ok=True)
-    # Torch's own default, whatever the benchmark was started with.
-    threads = str(len(os.sched_getaffinity(0)))
-    return asdict(measure(command(contestant, folder, out, size), OMP_NUM_THREADS=threads))
+    return asdict(measure([*DEFAULT_THREADS, *command(contestant, folder, out, size)]))
 
 
 def unequal(one: Path, two: Path) -> tuple[int, int, float]:

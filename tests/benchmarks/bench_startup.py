@@ -48,7 +48,8 @@ def first_step(stage: str, arguments: list[str]) -> None:
     from components.common.entry import stage_main
 
     spec = importlib.import_module(f"components.{stage}.config").SPEC
-    sys.exit(stage_main(spec, functools.partial(_load_run, stage), arguments))
+    code = stage_main(spec, functools.partial(_load_run, stage), arguments)
+    sys.exit(f"{stage} has ended with exit code {code} and without an optimizer step")
 
 
 def _load_run(stage: str) -> Any:

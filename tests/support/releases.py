@@ -116,7 +116,7 @@ class Release:
         return {(made["kind"].lower(), made["metadata"]["name"]) for made in marked}
 
     def uninstall(self) -> None:
-        """Uninstalls the release; what it leaves must be marked so, and all that is marked must be left."""
+        """Uninstalls the release; of what carries its label, just what is marked to be kept must be left."""
         kept = self.kept()
         self.helm("uninstall", "--wait")
         assert self.objects() == {pair for pair in kept if pair[0] != DEFINITION}

@@ -33,7 +33,7 @@ def test_whoever_ends_a_stage_waits_as_long_as_a_pod_does(monkeypatch):
     """Of torchrun, which kills its processes half a minute after SIGTERM unless told otherwise, and of `rlhf run`."""
     given = {}
 
-    def popen(command, env):
+    def popen(command, env, **_):
         given.update(env)
         return contextlib.nullcontext(SimpleNamespace(wait=lambda: 0, poll=lambda: 0))
 
