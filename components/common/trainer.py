@@ -29,9 +29,9 @@ from components.common.evaluation import autocast
 from components.common.interrupt import stop_requests, stopped
 from components.common.logs import say
 from components.common.micro_batch import fitting, peak_of, reckoned, try_gradients
-from components.common.models import float32_trainables
 from components.common.sharding import is_sharded
 from components.common.stage import Job
+from components.common.trainables import float32_trainables
 from components.common.training import TrainingConfig
 
 _USABLE = 0.95  # of free memory: the allocator wastes some

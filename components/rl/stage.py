@@ -14,7 +14,7 @@ from components.common.chat import Chat
 from components.common.curves import copy_curves
 from components.common.evaluation import gain_interval
 from components.common.generation import Sampling
-from components.common.models import save_adapter, save_tokenizer
+from components.common.saving import save_adapter, save_tokenizer
 from components.common.stage import Job, Result
 from components.common.tokenizer import load_tokenizer
 from components.data.table import write_jsonl

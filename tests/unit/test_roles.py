@@ -13,7 +13,7 @@ from components.common.device import device_policy
 from components.common.errors import InputError
 from components.common.evaluation import last_token_scores, pad
 from components.common.generation import Sampling
-from components.common.models import lora_targets
+from components.common.trainables import lora_targets
 from components.data.table import build_table
 from components.data.tokenise import Tokens
 from components.rl import ppo
