@@ -17,7 +17,8 @@ from components.common.batches import PackedRows, collate
 from components.common.causal import Tables
 from components.common.device import DevicePolicy
 from components.common.errors import UserError
-from components.common.evaluation import autocast, backbone, evaluating, likelihood
+from components.common.evaluation import evaluating, likelihood
+from components.common.forward_pass import autocast, backbone
 from components.common.label_head import label_head
 from components.common.sharded_trainer import ShardedCheckpoints
 from components.common.stage import Job

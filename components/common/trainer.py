@@ -25,7 +25,7 @@ from components.common.checkpoints import Checkpoints
 from components.common.curves import Curves
 from components.common.device import DevicePolicy
 from components.common.errors import UserError
-from components.common.evaluation import autocast
+from components.common.forward_pass import autocast
 from components.common.interrupt import stop_requests, stopped
 from components.common.logs import say
 from components.common.micro_batch import fitting, peak_of, reckoned, try_gradients

@@ -18,7 +18,9 @@ from components.common.adapters import add_adapter
 from components.common.causal import CausalLM, Sample
 from components.common.curves import copy_curves
 from components.common.device import DevicePolicy, device_policy
-from components.common.evaluation import PairScores, evaluating, last_token_scores, score_sequences
+from components.common.evaluation import evaluating, score_sequences
+from components.common.forward_pass import last_token_scores
+from components.common.heldout import PairScores
 from components.common.models import load_reward_base
 from components.common.saving import save_adapter, save_tokenizer
 from components.common.sharded_trainer import ShardedCheckpoints

@@ -7,7 +7,7 @@ import torch
 import transformers
 
 from components.common.errors import InputError, UserError
-from components.common.evaluation import backbone
+from components.common.forward_pass import backbone
 from components.common.trainables import lora_targets, parameter_count
 from components.common.training import LoraSettings
 from components.prepare.config import ModelConfig, RunConfig, ScratchModel

@@ -11,7 +11,7 @@ from torch import nn
 from components.common.adapters import load_adapter_weights, read_adapter_config
 from components.common.device import device_policy
 from components.common.errors import InputError
-from components.common.evaluation import last_token_scores, pad
+from components.common.forward_pass import last_token_scores, pad
 from components.common.generation import Sampling
 from components.common.trainables import lora_targets
 from components.data.table import build_table
