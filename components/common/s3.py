@@ -16,12 +16,13 @@ from pathlib import Path, PurePath
 
 from components.common.artifacts import hash_file, read_manifest
 from components.common.cache import adopt, cache_root, fetched
+from components.common.directory_store import DirectoryStore
 from components.common.errors import InputError, UserError
 from components.common.s3_access import Access
 from components.common.s3_bucket import Bucket, Entry
 from components.common.s3_download import Wanted, download
 from components.common.s3_upload import upload
-from components.common.store import MANIFEST, DirectoryStore, split_s3
+from components.common.store import MANIFEST, split_s3
 
 _IN_ARTIFACT = re.compile(r"(?P<prefix>(?:.*/)?artifacts/[\w-]+/[\w.-]+)(?:/(?P<below>.+))?")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from components.common.artifacts import Manifest, commit, list_files
+from components.common.directory_store import DirectoryStore
 from components.common.entry import guarded
-from components.common.store import DirectoryStore
 from components.common.trainer import batch_shape
 from components.common.training import TrainingConfig
 from components.rl.rewards import call_function

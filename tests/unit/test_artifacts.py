@@ -14,8 +14,8 @@ from components.common.artifacts import (
     stage_key,
     verify,
 )
+from components.common.directory_store import DirectoryStore
 from components.common.errors import InputError
-from components.common.store import DirectoryStore
 
 KEY = {"stage": "sft", "result_version": 1, "config": {"a": 1.0}, "parents": {"model": "sha256:x"}, "seed": 0}
 

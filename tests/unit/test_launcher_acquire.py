@@ -2,8 +2,8 @@
 
 import pytest
 
+from components.common.directory_store import DirectoryStore
 from components.common.errors import RetryableError, UserError
-from components.common.store import DirectoryStore
 from components.launcher import acquire
 from components.launcher.cluster import connect
 from components.launcher.record import Run

@@ -6,8 +6,8 @@ import time
 from kfp import dsl
 
 from components.common.artifacts import Manifest, commit
+from components.common.directory_store import DirectoryStore
 from components.common.errors import RetryableError, UserError
-from components.common.store import DirectoryStore
 from components.launcher import follow
 from components.launcher.credentials import StoreKeys
 from components.launcher.record import Run
