@@ -107,7 +107,7 @@ def get(uri: str, folder: Path) -> int:
         UserError: The folder holds something else.
     """
     if is_s3(uri):
-        from components.common.s3 import copy_out
+        from components.common.s3_uris import copy_out
 
         return copy_out(uri, folder)
     found = local_path(uri)

@@ -175,7 +175,7 @@ def up_and_down(
 ) -> list[Table]:
     """Compares uploads of a folder's files, and then their downloads."""
     os.environ.update(server.environment())
-    from components.common.s3 import create_bucket
+    from components.common.s3_uris import create_bucket
 
     create_bucket(f"s3://{BUCKET}")
     build(folder, int(arguments.gigabytes * 2**30), int(folder.name))
