@@ -15,7 +15,7 @@ from components.common.sharding import build_sharded, is_sharded, whole_trainabl
 from components.common.stage import Job, Result
 from components.common.tokenizer import load_tokenizer
 from components.common.trainables import float32_trainables, lora_config, parameter_count
-from components.common.trainer import seed_everything
+from components.common.trainer_arguments import seed_everything
 from components.common.training import TrainingConfig
 from components.data.table import TokenTable, write_jsonl
 

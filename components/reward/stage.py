@@ -28,7 +28,8 @@ from components.common.sharding import build_sharded, is_sharded, whole, whole_t
 from components.common.stage import Job, Result
 from components.common.tokenizer import load_tokenizer
 from components.common.trainables import float32_trainables, lora_config, parameter_count, score_head
-from components.common.trainer import Training, run_trainer, seed_everything, training_order
+from components.common.trainer import Training, run_trainer
+from components.common.trainer_arguments import seed_everything, training_order
 from components.data.pairs import Pairs
 from components.data.table import read_jsonl, write_jsonl
 from components.reward.config import RewardConfig

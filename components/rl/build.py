@@ -20,7 +20,7 @@ from components.common.models import load_causal_lm, load_reward_model
 from components.common.stage import Job
 from components.common.tokenizer import load_tokenizer, tokenizer_identity
 from components.common.trainables import float32_trainables, lora_config
-from components.common.trainer import seed_everything
+from components.common.trainer_arguments import seed_everything
 from components.reward.parity import load_parity
 from components.rl.config import RlConfig
 from components.rl.roles import Roles

@@ -11,7 +11,7 @@ from typing import Any
 from components.common.artifacts import Manifest, commit, list_files
 from components.common.directory_store import DirectoryStore
 from components.common.entry import guarded
-from components.common.trainer import batch_shape
+from components.common.trainer_arguments import batch_shape
 from components.common.training import TrainingConfig
 from components.rl.rewards import call_function
 from tests.support.mistake_kit import Kit, Mistake
