@@ -61,7 +61,7 @@ def _cancel(arguments: argparse.Namespace) -> int:
 
 def _cleanup(arguments: argparse.Namespace) -> int:
     from components.launcher.cancel import delete_jobs
-    from components.launcher.cluster import connect
+    from components.launcher.connect import connect
 
     asked = arguments.namespace or os.environ.get("RLHF_NAMESPACE", "")
     cluster = connect(asked)

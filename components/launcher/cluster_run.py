@@ -10,7 +10,8 @@ from components.common.inputs import split_uri
 from components.common.logs import say
 from components.common.store import open_store
 from components.launcher.acquire import acquire, in_namespace, kind_of, remove
-from components.launcher.cluster import Cluster, connect
+from components.launcher.cluster import Cluster
+from components.launcher.connect import connect
 from components.launcher.credentials import StoreKeys
 from components.launcher.follow import Follower, StalledError
 from components.launcher.job import StageJob, check_label
