@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from components.common import heartbeat
-from components.common.artifacts import Manifest, commit, list_files, package_versions
+from components.common.artifacts import commit, package_versions
 from components.common.config import ConfigT, merge_configs, parse_overrides, read_config_file
 from components.common.disk import disk_fault, disk_faults_named
 from components.common.errors import RetryableError, RlhfError, UserError, write_termination
 from components.common.gate import check_result
 from components.common.libraries import importing, quiet_libraries
 from components.common.logs import LOG, keep_log, note, say
+from components.common.manifest import Manifest, list_files
 from components.common.signals import on_sigterm
 from components.common.stage import Job, Plan, Result, StageSpec, make_plan
 from components.common.torchrun import run_ranks

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from components.common.artifacts import hash_file
+from components.common.manifest import hash_file
 from components.common.s3 import S3Store
 from components.common.s3_download import download
 from components.common.store import split_s3

@@ -6,9 +6,10 @@ import hashlib
 from pathlib import PurePath
 from typing import Any
 
-from components.common.artifacts import FileEntry, canonical_json, hash_file, read_manifest
+from components.common.artifacts import read_manifest
 from components.common.errors import UserError
 from components.common.inputs import UPLOAD, content_digest, split_uri
+from components.common.manifest import FileEntry, canonical_json, hash_file
 from components.common.store import fetch_uri, is_s3, local_path, open_store
 from components.data.config import Source, expand_sources
 from components.data.hub import dataset_revision

@@ -84,7 +84,7 @@ def child(name: str, folder: Path, number: str, report: Path) -> None:
 
 def build(folder: Path, size: int, count: int) -> None:
     """Writes random files and their manifest."""
-    from components.common.artifacts import Manifest, list_files
+    from components.common.manifest import Manifest, list_files
 
     folder.mkdir(parents=True)
     for index in range(count):

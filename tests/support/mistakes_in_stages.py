@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from components.common.artifacts import Manifest, commit, list_files
+from components.common.artifacts import commit
 from components.common.directory_store import DirectoryStore
 from components.common.entry import guarded
+from components.common.manifest import Manifest, list_files
 from components.common.trainer_arguments import batch_shape
 from components.common.training import TrainingConfig
 from components.rl.rewards import call_function

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from peft import get_peft_model
 
-from components.common.artifacts import Artifact, Kind, Manifest, Parent, commit, list_files
+from components.common.artifacts import Artifact, commit
 from components.common.chat import Chat
 from components.common.device import device_policy
 from components.common.directory_store import DirectoryStore
 from components.common.forward_pass import last_token_scores, pad
 from components.common.heldout import PairScores
 from components.common.inputs import find_input
+from components.common.manifest import Kind, Manifest, Parent, list_files
 from components.common.models import load_causal_lm, load_reward_base
 from components.common.saving import save_adapter, save_tokenizer
 from components.common.stage import Job, Plan

@@ -5,9 +5,10 @@ import time
 
 from kfp import dsl
 
-from components.common.artifacts import Manifest, commit
+from components.common.artifacts import commit
 from components.common.directory_store import DirectoryStore
 from components.common.errors import RetryableError, UserError
+from components.common.manifest import Manifest
 from components.launcher.credentials import StoreKeys
 from components.launcher.record import Run
 from components.launcher.steps import Finished
