@@ -17,7 +17,8 @@ from components.common.flows import flow_steps
 from tests.cluster.conftest import PYTHON_IMAGE, REGISTRY
 from tests.support.cluster import wait_until
 from tests.support.commands import ROOT, kfp, rlhf
-from tests.support.kfp_release import VARIABLE, load_images, run_id, running_pipelines, write_short_config
+from tests.support.kfp_release import VARIABLE, load_images, running_pipelines, write_short_config
+from tests.support.kfp_runs import run_id
 from tests.support.releases import DEFINITION, pytorchjob
 
 pytestmark = pytest.mark.skipif(
