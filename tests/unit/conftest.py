@@ -67,3 +67,11 @@ def prompts(tmp_path):
     from tests.support.generating import QUESTIONS, write
 
     return write(tmp_path / "prompts.jsonl", [{"prompt": text, "id": i} for i, text in enumerate(QUESTIONS)])
+
+
+@pytest.fixture
+def world(tmp_path, tokenizer):
+    """A model folder with a tokenizer, the toy world's sources, and a function that runs the data step."""
+    from tests.support.data_step import make_world
+
+    return make_world(tmp_path, tokenizer)
