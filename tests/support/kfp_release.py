@@ -26,8 +26,6 @@ LENT_ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "HOME": "/tmp",
 }
-
-
 # A run in which every step happens, and none takes long.
 SHORT: Object = {
     "model": {"scratch": {"train": {"max_steps": 20}}},

@@ -23,8 +23,6 @@ from tests.support.cluster import Cluster, Object, wait_until
 from tests.support.releases import Release
 
 ENDED = ("SUCCEEDED", "FAILED", "CANCELED")
-
-
 _ASKED = """
 SELECT DISTINCT Type.name, Artifact.name, Artifact.uri, IFNULL(p.name, ''),
   IFNULL(p.double_value, IFNULL(p.string_value, ''))
