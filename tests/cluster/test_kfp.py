@@ -19,7 +19,8 @@ from tests.support.cluster import wait_until
 from tests.support.commands import ROOT, kfp, rlhf
 from tests.support.kfp_release import VARIABLE, load_images, running_pipelines, write_short_config
 from tests.support.kfp_runs import run_id
-from tests.support.releases import DEFINITION, pytorchjob
+from tests.support.release_jobs import pytorchjob
+from tests.support.releases import DEFINITION
 
 pytestmark = pytest.mark.skipif(
     not os.environ.get(VARIABLE),
