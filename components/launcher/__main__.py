@@ -7,7 +7,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from components.common.entry import guarded, input_pair
+from components.common.entry import input_pair
+from components.common.guard import guarded
 from components.common.logs import say
 from components.launcher.job import GPU_STAGES
 

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from components.common.artifacts import commit
-from components.common.entry import guarded
 from components.common.errors import RlhfError
+from components.common.guard import guarded
 from components.common.inputs import split_uri
 from components.common.logs import say
 from components.common.manifest import Manifest, list_files

@@ -10,7 +10,7 @@ from typing import Any
 
 from components.common.artifacts import commit
 from components.common.directory_store import DirectoryStore
-from components.common.entry import guarded
+from components.common.guard import guarded
 from components.common.manifest import Manifest, list_files
 from components.common.trainer_arguments import batch_shape
 from components.common.training import TrainingConfig
