@@ -13,9 +13,9 @@ from torch import Tensor
 from components.common.artifacts import check_stands_on
 from components.common.errors import InputError, UserError
 from components.common.logs import say
-from components.common.models import score_head
 from components.common.sharding import fill
 from components.common.stage import Job
+from components.common.trainables import score_head
 
 ADAPTER = "adapter"  # name of the input
 _HEAD = "base_model.model.score.weight"

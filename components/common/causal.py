@@ -9,21 +9,13 @@ from components.common import distributed
 from components.common.adapters import add_adapter, refuse_adapter
 from components.common.curves import copy_curves
 from components.common.device import DevicePolicy, device_policy
-from components.common.models import (
-    float32_trainables,
-    load_causal_lm,
-    lora_config,
-    new_causal_lm,
-    parameter_count,
-    save_adapter,
-    save_model,
-    save_tokenizer,
-    whole_model,
-)
+from components.common.models import load_causal_lm, new_causal_lm
+from components.common.saving import save_adapter, save_model, save_tokenizer, whole_model
 from components.common.sharding import build_sharded, is_sharded, whole_trainables
 from components.common.stage import Job, Result
 from components.common.tokenizer import load_tokenizer
-from components.common.trainer import seed_everything
+from components.common.trainables import float32_trainables, lora_config, parameter_count
+from components.common.trainer_arguments import seed_everything
 from components.common.training import TrainingConfig
 from components.data.table import TokenTable, write_jsonl
 

@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from components.common.artifacts import FileEntry, list_files
+from components.common.manifest import FileEntry, list_files
 from components.common.store import MANIFEST
 
 CHECKPOINTS = "checkpoints"  # the folder of a run's work folder

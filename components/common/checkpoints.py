@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.common import distributed
-from components.common.artifacts import canonical_json, list_files
 from components.common.checkpoint_files import CHECKPOINTS, STEP_NAME, fault
+from components.common.directory_store import sync
 from components.common.errors import RetryableError
 from components.common.logs import say
-from components.common.store import MANIFEST, sync
+from components.common.manifest import canonical_json, list_files
+from components.common.store import MANIFEST
 
 
 @dataclass(frozen=True)

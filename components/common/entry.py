@@ -6,40 +6,28 @@ python -m components.sft --config run.yaml --input model=URI --input dataset=URI
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import re
 import shutil
-import signal
-import sys
 import tempfile
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from components.common import heartbeat
-from components.common.artifacts import Manifest, commit, list_files, package_versions
+from components.common.artifacts import commit, package_versions
 from components.common.config import ConfigT, merge_configs, parse_overrides, read_config_file
-from components.common.disk import disk_fault, disk_faults_named
-from components.common.errors import RetryableError, RlhfError, UserError, write_termination
+from components.common.disk import disk_faults_named
+from components.common.errors import RlhfError
 from components.common.gate import check_result
+from components.common.guard import SIZES, guarded, is_out_of_memory, out_of_memory
 from components.common.libraries import importing, quiet_libraries
 from components.common.logs import LOG, keep_log, note, say
-from components.common.signals import on_sigterm
+from components.common.manifest import Manifest, list_files
 from components.common.stage import Job, Plan, Result, StageSpec, make_plan
 from components.common.torchrun import run_ranks
 
 Run = Callable[[Job[Any]], Result]
-
-# How much a stage computes at once: what to lower when memory ends.
-_SIZES = ("per_device_train_batch_size", "eval_tokens")
-
-# What gloo and NCCL say to those who are left when a process dies.
-_LOST_PEER = re.compile(
-    r"closed by peer|reset by peer|connection refused|broken pipe|socket timeout|NCCL", re.IGNORECASE
-)
 
 
 def stage_main(spec: StageSpec[ConfigT], load_run: Callable[[], Run], argv: Sequence[str] | None = None) -> int:
@@ -56,32 +44,6 @@ def stage_main(spec: StageSpec[ConfigT], load_run: Callable[[], Run], argv: Sequ
     """
     arguments = _parser(spec).parse_args(argv)
     return guarded(lambda: _main(spec, load_run, arguments))
-
-
-def guarded(main: Callable[[], int]) -> int:
-    """Calls `main`; an error becomes one line on stderr, the termination log and an exit code.
-
-    Only a bug prints a traceback.
-    """
-    # What lies in a `finally` must run when a pod is told to stop, so SIGTERM becomes an exception.
-    on_sigterm(_raise_terminated)
-    try:
-        return main()
-    except RlhfError as error:
-        return _fail(error)
-    except _TerminatedError:
-        return _fail(RetryableError("was told to stop", hint="run the same command again"))
-    except KeyboardInterrupt:
-        return 130
-    except Exception as error:
-        if _is_out_of_memory(error):
-            return _fail(_out_of_memory("the stage", _SIZES))
-        if fault := disk_fault(error):
-            return _fail(fault)
-        if _LOST_PEER.search(str(error)):
-            return _fail(RetryableError(f"lost another process: {error}", hint="run the same command again"))
-        traceback.print_exc()
-        return _fail(RlhfError(f"{type(error).__name__}: {error}", hint="this is a bug: please report the traceback"))
 
 
 def _main(spec: StageSpec[ConfigT], load_run: Callable[[], Run], arguments: argparse.Namespace) -> int:
@@ -156,20 +118,11 @@ def _memory_running_out(plan: Plan[Any]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
-        values = {name: getattr(plan.config, name) for name in _SIZES if hasattr(plan.config, name)}
+        values = {name: getattr(plan.config, name) for name in SIZES if hasattr(plan.config, name)}
         lower = [f"{plan.spec.name}.{name} (it is {value})" for name, value in values.items()]
-        raise _out_of_memory(plan.spec.name, lower or _SIZES) from error
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    torch = sys.modules.get("torch")  # whoever has not loaded it has no GPU to fill
-    return torch is not None and isinstance(error, torch.OutOfMemoryError)
-
-
-def _out_of_memory(where: str, settings: Sequence[str]) -> UserError:
-    return UserError("the GPU's memory is used up", where=where, hint=f"lower {' or '.join(settings)}")
+        raise out_of_memory(plan.spec.name, lower or SIZES) from error
 
 
 def _work_of_key(plan: Plan[Any]) -> str:
@@ -197,27 +150,6 @@ def _clear_checkpoints(plan: Plan[Any]) -> None:
     paths = (path.removeprefix(runs).split("/") for path in plan.store.files(_work_of_key(plan)))
     for run in {parts[0] for parts in paths if parts[1:2] == ["checkpoints"]}:
         plan.store.remove_folder(f"{runs}{run}/checkpoints")
-
-
-def _fail(error: RlhfError) -> int:
-    folder = os.environ.get("RLHF_RANK_ERRORS")
-    if folder:  # one of torchrun's ranks: the process that started torchrun speaks for all
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is over; whoever tells us to stop now gets the reason
-        part = Path(folder, f"{os.environ.get('RANK', '0')}.part")
-        part.write_text(json.dumps(error.to_dict()), encoding="utf-8")
-        part.replace(part.with_suffix(".json"))
-        return error.code
-    print(f"error: {error}", file=sys.stderr, flush=True)
-    write_termination(error)
-    return error.code
-
-
-class _TerminatedError(BaseException):
-    """SIGTERM. No `except Exception` may take it for a fault of its own."""
-
-
-def _raise_terminated(_number: int, _frame: Any) -> None:
-    raise _TerminatedError
 
 
 def _parser(spec: StageSpec[Any]) -> argparse.ArgumentParser:

@@ -6,10 +6,8 @@ log-likelihood over the summed label tokens.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,64 +17,12 @@ from torch import nn
 
 from components.common import distributed, heartbeat
 from components.common.device import DevicePolicy
+from components.common.forward_pass import autocast, backbone, head_logits, pad
+from components.common.heldout import Likelihood
 from components.common.sharding import in_step, is_sharded
 from components.data.table import TokenTable
 
 HEAD_ROWS = 512  # positions whose logits exist at a time: 512 × 151,000 float32 are 0.3 GB
-
-
-@dataclass(frozen=True)
-class Likelihood:
-    """Summed negative log-likelihood in nats and the number of label tokens it was summed over."""
-
-    nll: float
-    tokens: int
-
-    @property
-    def loss(self) -> float:
-        """Nats a label token."""
-        return self.nll / max(self.tokens, 1)
-
-    @property
-    def perplexity(self) -> float:
-        """exp(loss)."""
-        return math.exp(min(self.loss, 80.0))
-
-
-@dataclass(frozen=True)
-class PairScores:
-    """Scores of the two answers of each held-out pair, and their lengths in tokens. All of shape (pairs,)."""
-
-    chosen: NDArray[np.float64]
-    rejected: NDArray[np.float64]
-    chosen_tokens: NDArray[np.int64]
-    rejected_tokens: NDArray[np.int64]
-
-    def accuracy(self, where: NDArray[np.bool_] | None = None) -> float:
-        """Share of pairs whose chosen answer scores higher; a tie counts one half."""
-        margin = self.margins if where is None else self.margins[where]
-        return float(((margin > 0) + 0.5 * (margin == 0)).mean()) if len(margin) else float("nan")
-
-    @property
-    def margins(self) -> NDArray[np.float64]:
-        """Score of the chosen answer minus that of the rejected."""
-        return self.chosen - self.rejected
-
-    def metrics(self) -> dict[str, float | int]:
-        """Accuracy, margin, loss, and accuracy by which answer is longer (a model that only learnt length shows)."""
-        longer = self.chosen_tokens - self.rejected_tokens
-        by_length = {"chosen_longer": longer > 0, "equal_length": longer == 0, "chosen_shorter": longer < 0}
-        metrics: dict[str, float | int] = {
-            "pairs": len(self.margins),
-            "accuracy": self.accuracy(),
-            "margin": float(self.margins.mean()),
-            "loss": float(np.logaddexp(0, -self.margins).mean()),
-        }
-        for name, where in by_length.items():
-            if where.any():
-                metrics[f"accuracy_{name}"] = self.accuracy(where)
-                metrics[f"pairs_{name}"] = int(where.sum())
-        return metrics
 
 
 @contextmanager
@@ -107,52 +53,6 @@ def batches_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]
         else:
             batches.append([index])
     return batches
-
-
-def pad(rows: Sequence[NDArray[np.int64]], value: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Right-pads rows to one width.
-
-    Returns:
-        Token ids and attention mask, both of shape (rows, width).
-    """
-    width = max(len(row) for row in rows)
-    ids = np.full((len(rows), width), value, np.int64)
-    mask = np.zeros((len(rows), width), np.int64)
-    for index, row in enumerate(rows):
-        ids[index, : len(row)] = row
-        mask[index, : len(row)] = 1
-    return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
-
-
-def backbone(model: Any) -> Any:
-    """The transformer below a model's head, with any adapters in it."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return getattr(base, base.base_model_prefix)
-
-
-def head_logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """A causal language model's logits for hidden states, in float32, as its own forward pass gives them.
-
-    Args:
-        model: With or without adapters.
-        hidden: Last hidden states of any positions, shape (…, hidden).
-    """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    logits: torch.Tensor = base.get_output_embeddings()(hidden).float()
-    config = base.config
-    if scale := getattr(config, "logit_scale", None):  # Cohere
-        logits = logits * scale
-    if scaling := getattr(config, "logits_scaling", None):  # Granite
-        logits = logits / scaling
-    if cap := getattr(config, "final_logit_softcapping", None):  # Gemma 2
-        logits = cap * torch.tanh(logits / cap)
-    return logits
-
-
-def autocast(policy: DevicePolicy) -> torch.autocast:
-    """Mixed precision on a GPU; nothing on a CPU."""
-    on = policy.device.type == "cuda"
-    return torch.autocast(policy.device.type, dtype=policy.compute_dtype if on else torch.bfloat16, enabled=on)
 
 
 def likelihood(
@@ -247,43 +147,3 @@ def score_sequences(
             results += zip(batch, score(ids, mask).float().tolist(), strict=True)
     scores = dict(distributed.gather(results))
     return np.asarray([scores[i] for i in range(len(rows))], np.float64)
-
-
-def last_token_scores(model: Any, ids: torch.Tensor, mask: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
-    """A reward model's scores: its head applied to each row's last token.
-
-    Args:
-        model: Whose backbone to use.
-        ids: Right-padded token ids, shape (rows, width).
-        mask: Attention mask, shape (rows, width).
-        head: The score head's weight, shape (1, hidden).
-
-    Returns:
-        Scores in float32, shape (rows,).
-    """
-    hidden = backbone(model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-    last = mask.sum(1) - 1
-    final = hidden[torch.arange(len(ids), device=ids.device), last]
-    with torch.autocast(final.device.type, enabled=False):  # it would round the product to half precision
-        scores: torch.Tensor = (final.float() @ head.float().T).squeeze(-1)
-    return scores
-
-
-def gain_interval(
-    before: NDArray[np.float64], after: NDArray[np.float64], *, seed: int = 0, rounds: int = 2000
-) -> dict[str, float]:
-    """Mean improvement and its 95 % interval by paired bootstrap (Efron 1979).
-
-    Args:
-        before: One value a prompt.
-        after: The same prompts' values after training.
-        seed: Of the resampling.
-        rounds: Number of resamples.
-
-    Returns:
-        `mean`, and the bounds `low` and `high`.
-    """
-    gain = after - before
-    picks = np.random.default_rng(seed).integers(0, len(gain), (rounds, len(gain)))
-    low, high = np.quantile(gain[picks].mean(1), [0.025, 0.975])
-    return {"mean": float(gain.mean()), "low": float(low), "high": float(high)}

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from components.common.artifacts import hash_file
 from components.common.config import suggest
 from components.common.errors import UserError
+from components.common.manifest import hash_file
 
 PATTERN = r"^[\w.]+:\w+$"
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from components.common import distributed, heartbeat
 from components.common.device import DevicePolicy
-from components.common.evaluation import autocast, backbone, batches_by_length, evaluating, head_logits
+from components.common.evaluation import batches_by_length, evaluating
+from components.common.forward_pass import autocast, backbone, head_logits
 
 GREEDY = 0.0
 Ids = NDArray[np.int64]

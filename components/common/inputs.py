@@ -7,8 +7,9 @@ import re
 from functools import partial
 from pathlib import Path
 
-from components.common.artifacts import Artifact, FileEntry, Kind, canonical_json, list_files, read_manifest
+from components.common.artifacts import Artifact, read_manifest
 from components.common.errors import InputError
+from components.common.manifest import FileEntry, Kind, canonical_json, list_files
 from components.common.store import Store, fetch_uri, is_s3, open_store
 
 UPLOAD = "upload"  # what people put into a store, by hand

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from components.common.evaluation import backbone, head_logits
+from components.common.forward_pass import backbone, head_logits
 
 LOGITS_AT_ONCE = 2**25  # 128 MiB in float32: 221 positions of a vocabulary of 151,936 tokens
 

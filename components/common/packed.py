@@ -17,11 +17,13 @@ from components.common.batches import PackedRows, collate
 from components.common.causal import Tables
 from components.common.device import DevicePolicy
 from components.common.errors import UserError
-from components.common.evaluation import autocast, backbone, evaluating, likelihood
+from components.common.evaluation import evaluating, likelihood
+from components.common.forward_pass import autocast, backbone
 from components.common.label_head import label_head
 from components.common.sharded_trainer import ShardedCheckpoints
 from components.common.stage import Job
-from components.common.trainer import Training, run_trainer, training_order
+from components.common.trainer import Training, run_trainer
+from components.common.trainer_arguments import training_order
 from components.data.table import TokenTable
 
 BORDER_TOLERANCE = 0.05  # of the hidden states' spread: rounding in half precision stays below, a leak does not

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path, PurePath
 
-from components.common.artifacts import hash_file, read_manifest
+from components.common.artifacts import read_manifest
 from components.common.cache import adopt, cache_root, fetched
+from components.common.directory_store import DirectoryStore
 from components.common.errors import InputError, UserError
 from components.common.s3_access import Access
 from components.common.s3_bucket import Bucket, Entry
 from components.common.s3_download import Wanted, download
 from components.common.s3_upload import upload
-from components.common.store import MANIFEST, DirectoryStore, split_s3
+from components.common.store import MANIFEST, split_s3
 
 _IN_ARTIFACT = re.compile(r"(?P<prefix>(?:.*/)?artifacts/[\w-]+/[\w.-]+)(?:/(?P<below>.+))?")
 
@@ -115,23 +115,6 @@ class S3Store:
 
         return work_folder(self.bucket, self._plain_key(prefix), self.local(prefix), writes=writes)
 
-    def copy_out(self, path: str, folder: Path) -> int:
-        """Fetches an artifact, or another file or folder, into a folder, past the cache; returns how many files it has.
-
-        Raises:
-            InputError: It is not there, or not what its manifest says.
-        """
-        wanted = self._listed(path)
-        for file in wanted:
-            there = folder / file.path
-            if file.sha256 and there.is_file() and hash_file(there) != file.sha256:
-                there.unlink()
-        folder.mkdir(parents=True, exist_ok=True)
-        parts = folder / ".parts"
-        download(self.bucket, wanted, folder, parts, what=path)
-        shutil.rmtree(parts, ignore_errors=True)
-        return len(wanted)
-
     def local(self, prefix: str) -> Path:
         """The folder of this machine that stands for a folder of the store."""
         return cache_root() / "local" / hashlib.sha256(self.root.encode()).hexdigest()[:12] / prefix
@@ -157,6 +140,20 @@ class S3Store:
         inside, found = self._plain(path)
         listed = (f"{entry.key.removeprefix(inside)} {entry.size} {entry.etag}\n" for entry in found)
         return hashlib.sha256("".join(listed).encode()).hexdigest()
+
+    def listed(self, path: str) -> list[Wanted]:
+        """What an artifact, or a part of one, or another file or folder consists of; paths begin below it."""
+        found = _IN_ARTIFACT.fullmatch(path)
+        if found is None:
+            inside, entries = self._plain(path)
+            return [Wanted(entry.key, entry.key.removeprefix(inside), entry.size, "") for entry in entries]
+        wanted, below = self._wanted(found["prefix"]), found["below"] or ""
+        one = [replace(file, path=PurePath(below).name) for file in wanted if file.path == below]
+        inside = f"{below}/" if below else ""
+        some = [replace(f, path=f.path.removeprefix(inside)) for f in wanted if f.path.startswith(inside)]
+        if not one and not some:
+            raise InputError("the artifact has no such file or folder", where=f"{self.root}/{path}")
+        return one or some
 
     def _plain(self, path: str) -> tuple[str, list[Entry]]:
         """The objects of a file or folder that is no artifact, and where their names in it begin."""
@@ -189,20 +186,6 @@ class S3Store:
         data = f"{self._plain_key(prefix)}/{_short(manifest.digest.removeprefix('sha256:'))}"
         return [Wanted(f"{data}/{entry.path}", entry.path, entry.size, entry.sha256) for entry in manifest.files]
 
-    def _listed(self, path: str) -> list[Wanted]:
-        """What an artifact, or a part of one, or another file or folder consists of; paths begin below it."""
-        found = _IN_ARTIFACT.fullmatch(path)
-        if found is None:
-            inside, entries = self._plain(path)
-            return [Wanted(entry.key, entry.key.removeprefix(inside), entry.size, "") for entry in entries]
-        wanted, below = self._wanted(found["prefix"]), found["below"] or ""
-        one = [replace(file, path=PurePath(below).name) for file in wanted if file.path == below]
-        inside = f"{below}/" if below else ""
-        some = [replace(f, path=f.path.removeprefix(inside)) for f in wanted if f.path.startswith(inside)]
-        if not one and not some:
-            raise InputError("the artifact has no such file or folder", where=f"{self.root}/{path}")
-        return one or some
-
     def _fetch_plain(self, path: str) -> Path:
         inside, found = self._plain(path)
         wanted = [Wanted(entry.key, entry.key.removeprefix(inside), entry.size, "") for entry in found]
@@ -218,41 +201,6 @@ class S3Store:
 
     def _plain_key(self, path: str) -> str:
         return "/".join(filter(None, (self._prefix, path.strip("/"))))
-
-
-def fingerprint(uri: str) -> str:
-    """A hash of the names, sizes and entity tags of a file or folder in a bucket that is no artifact.
-
-    Raises:
-        InputError: There is nothing of that name.
-    """
-    root, path = split_s3(uri)
-    return S3Store(root).fingerprint(path)
-
-
-def copy_out(uri: str, folder: Path) -> int:
-    """Fetches an artifact, or another file or folder in a bucket, into a folder; returns how many files it has.
-
-    Raises:
-        InputError: It is not there, or not what its manifest says.
-    """
-    root, path = split_s3(uri)
-    return S3Store(root).copy_out(path, folder)
-
-
-def create_bucket(root: str) -> bool:
-    """Makes the bucket of a store; returns whether it was not there before.
-
-    Raises:
-        UserError: The keys do not allow it.
-    """
-    return S3Store(root).bucket.create()
-
-
-def names_in_folder(uri: str) -> list[str]:
-    """Names of the files and folders in a folder of a bucket, sorted."""
-    root, path = split_s3(uri)
-    return S3Store(root).bucket.names(path)
 
 
 def _short(digest: str) -> str:

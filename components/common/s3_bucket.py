@@ -1,11 +1,10 @@
-"""A bucket through the minio client: the requests we make, made again while the store is away."""
+"""A bucket through the minio client: the requests we make."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import urllib3
 from minio import Minio
@@ -13,13 +12,11 @@ from minio.datatypes import Part
 from minio.deleteobjects import DeleteObject
 
 from components.common.errors import UserError
-from components.common.s3_access import Access, connect
-from components.common.s3_errors import FAILURES, OVER, Fault, code_of, fault_of
-from components.common.s3_retry import OUTAGE_SECONDS, Outages, until_answered
+from components.common.s3_access import connect
+from components.common.s3_errors import FAILURES, code_of
+from components.common.s3_requests import Requests, unless
 
 PIECE = 1 << 20  # bytes of an answer that are in memory at once
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -40,39 +37,17 @@ class Upload:
     parts: dict[int, str]
 
 
-@dataclass(frozen=True)
-class Bucket:
-    """A bucket. Every method raises an error of ours, `RetryableError` if the store stays away.
-
-    Attributes:
-        name: Its name.
-        access: How to reach it.
-        patience: Seconds to wait for a store that was there before.
-        stop: Set, it ends all waiting.
-    """
-
-    name: str
-    access: Access
-    patience: float = OUTAGE_SECONDS
-    stop: threading.Event = field(default_factory=threading.Event, compare=False)
-    outages: Outages = field(default_factory=Outages, compare=False)
-
-    def stoppable(self, patience: float | None = None) -> Bucket:
-        """The same bucket with a `stop` of its own, and perhaps another patience."""
-        return replace(self, stop=threading.Event(), patience=self.patience if patience is None else patience)
-
-    def uri(self, key: str) -> str:
-        """What a person calls an object."""
-        return f"s3://{self.name}/{key}"
+class Bucket(Requests):
+    """A bucket. Every method raises an error of ours, `RetryableError` if the store stays away."""
 
     def get(self, key: str) -> bytes | None:
         """A small object's content, None if it is not there."""
-        answer = self._ask(key, lambda s3: self._or_none(s3, key, lambda: s3._execute("GET", self.name, key).data))
+        answer = self.ask(key, lambda s3: self.or_none(s3, key, lambda: s3._execute("GET", self.name, key).data))
         return None if answer is None else bytes(answer)
 
     def head(self, key: str) -> Entry | None:
         """What is known of an object, None if it is not there."""
-        return self._ask(key, lambda s3: self._or_none(s3, key, lambda: self._first_byte(s3, key)))
+        return self.ask(key, lambda s3: self.or_none(s3, key, lambda: self._first_byte(s3, key)))
 
     def _first_byte(self, s3: Minio, key: str) -> Entry:
         """What the answer to a request for one byte says. A HEAD request's failure would not say what is wrong."""
@@ -99,10 +74,10 @@ class Bucket:
         headers = {"Content-Type": "application/octet-stream", **({"If-None-Match": "*"} if only_new else {})}
 
         def write(s3: Minio) -> bool:
-            sent = _unless("PreconditionFailed", lambda: s3._put_object(self.name, key, content, dict(headers)))
+            sent = unless("PreconditionFailed", lambda: s3._put_object(self.name, key, content, dict(headers)))
             return sent is not None
 
-        return self._ask(key, write)
+        return self.ask(key, write)
 
     def entries(self, prefix: str) -> list[Entry]:
         """All objects whose keys begin so, sorted."""
@@ -111,7 +86,7 @@ class Bucket:
             found = s3.list_objects(self.name, prefix=prefix, recursive=True)
             return [Entry(item.object_name, item.size, item.etag.strip('"')) for item in found]
 
-        return sorted(self._ask(prefix, listed), key=lambda entry: entry.key)
+        return sorted(self.ask(prefix, listed), key=lambda entry: entry.key)
 
     def names(self, folder: str) -> list[str]:
         """Names of objects and folders directly below a folder, sorted."""
@@ -121,7 +96,7 @@ class Bucket:
             found = s3.list_objects(self.name, prefix=prefix, recursive=False)
             return [item.object_name.removeprefix(prefix).rstrip("/") for item in found]
 
-        return sorted(filter(None, self._ask(prefix, listed)))
+        return sorted(filter(None, self.ask(prefix, listed)))
 
     def remove(self, keys: Iterable[str]) -> None:
         """Deletes objects; those that are not there are fine."""
@@ -131,7 +106,7 @@ class Bucket:
 
     def _remove(self, keys: list[str]) -> None:
         batch = [DeleteObject(key) for key in keys]
-        result = self._ask(keys[0], lambda s3: s3._delete_objects(self.name, batch, quiet=True))
+        result = self.ask(keys[0], lambda s3: s3._delete_objects(self.name, batch, quiet=True))
         for error in result.error_list:
             what = f"cannot be deleted: {error.code} {error.message}"
             raise UserError(what, where=self.uri(error.name or keys[0]), hint="check the policy of the access key")
@@ -166,7 +141,7 @@ class Bucket:
 
         try:
             while at < start + length:
-                found = self._ask(key, piece)
+                found = self.ask(key, piece)
                 at += len(found)
                 yield found
             if answer is not None:
@@ -180,18 +155,18 @@ class Bucket:
 
         def find(s3: Minio) -> Upload | None:
             # No policy allows this for a part of a bucket.
-            found = _unless("AccessDenied", lambda: s3._list_multipart_uploads(self.name, prefix=key).uploads) or []
+            found = unless("AccessDenied", lambda: s3._list_multipart_uploads(self.name, prefix=key).uploads) or []
             begun = max(((one.initiated_time, one.upload_id) for one in found if one.object_name == key), default=None)
             if begun is None:
                 return None
-            parts = _unless("NoSuchUpload", lambda: _parts(s3, self.name, key, begun[1]))
+            parts = unless("NoSuchUpload", lambda: _parts(s3, self.name, key, begun[1]))
             return None if parts is None else Upload(key, begun[1], parts)
 
-        return self._ask(key, find)
+        return self.ask(key, find)
 
     def new_upload(self, key: str) -> Upload:
         """Begins an upload in parts."""
-        return Upload(key, str(self._ask(key, lambda s3: s3._create_multipart_upload(self.name, key, {}))), {})
+        return Upload(key, str(self.ask(key, lambda s3: s3._create_multipart_upload(self.name, key, {}))), {})
 
     def put_part(self, upload: Upload, number: int, content: bytes) -> str:
         """Sends a part; returns its entity tag, empty if the upload was ended by somebody."""
@@ -199,7 +174,7 @@ class Bucket:
         def send(s3: Minio) -> str:
             return str(s3._upload_part(self.name, upload.key, content, None, upload.id, number))
 
-        return self._ask(upload.key, lambda s3: _unless("NoSuchUpload", lambda: send(s3)) or "")
+        return self.ask(upload.key, lambda s3: unless("NoSuchUpload", lambda: send(s3)) or "")
 
     def complete(self, upload: Upload, tags: list[str]) -> bool:
         """Makes the parts, whose entity tags are given in order, an object; False if the upload was ended before."""
@@ -209,15 +184,15 @@ class Bucket:
             s3._complete_multipart_upload(self.name, upload.key, upload.id, parts)
             return True
 
-        return self._ask(upload.key, lambda s3: _unless("NoSuchUpload", lambda: end(s3)) or False)
+        return self.ask(upload.key, lambda s3: unless("NoSuchUpload", lambda: end(s3)) or False)
 
     def abort(self, upload: Upload) -> None:
         """Throws the parts of an upload away."""
 
         def throw(s3: Minio) -> None:
-            _unless("NoSuchUpload", lambda: s3._abort_multipart_upload(self.name, upload.key, upload.id))
+            unless("NoSuchUpload", lambda: s3._abort_multipart_upload(self.name, upload.key, upload.id))
 
-        self._ask(upload.key, throw)
+        self.ask(upload.key, throw)
 
     def create(self) -> bool:
         """Makes the bucket; returns whether it was not there before."""
@@ -228,48 +203,7 @@ class Bucket:
             s3.make_bucket(self.name)
             return True
 
-        return self._ask("", make)
-
-    def _or_none(self, s3: Minio, key: str, request: Callable[[], T]) -> T | None:
-        """Makes a request about an object; None if there is no such object."""
-        try:
-            return request()
-        except FAILURES as error:
-            if code_of(error) == "NoSuchKey":
-                return None
-            if code_of(error) != "AccessDenied":
-                raise
-            # With keys for a part of a bucket that is said of what is not there, too. A listing tells more.
-            listed = s3.list_objects(self.name, prefix=key, recursive=True)
-            if any(item.object_name == key for item in listed):
-                raise
-            return None
-
-    def _ask(self, key: str, request: Callable[[Minio], T]) -> T:
-        """Makes a request about an object, as often as need be."""
-        return until_answered(
-            lambda: request(connect(self.access)),
-            lambda error: self._fault(error, key),
-            self.outages,
-            self.patience,
-            self.stop,
-        )
-
-    def _fault(self, error: BaseException, key: str) -> Fault:
-        """Reads a failure. Keys whose time is over are waited for where somebody renews their file."""
-        fault = fault_of(error, self.uri(key), self.access.url)
-        renewed = bool(self.access.keys_file) and code_of(error) in OVER
-        return replace(fault, passing=True) if renewed else fault
-
-
-def _unless(code: str, request: Callable[[], T]) -> T | None:
-    """Makes a request; None if the store refuses it with a code."""
-    try:
-        return request()
-    except FAILURES as error:
-        if code_of(error) == code:
-            return None
-        raise
+        return self.ask("", make)
 
 
 def _parts(s3: Minio, bucket: str, key: str, upload_id: str) -> dict[int, str]:

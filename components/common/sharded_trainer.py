@@ -16,8 +16,8 @@ from transformers import Trainer
 
 from components.common.adapters import load_adapter_weights
 from components.common.errors import InputError
-from components.common.models import score_head
 from components.common.sharding import fill, is_sharded, main_copy, part_like, whole, whole_trainables
+from components.common.trainables import score_head
 
 _OPTIMIZER, _SCHEDULER = "optimizer.pt", "scheduler.pt"
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic
 
-from components.common.artifacts import Artifact, Kind, Manifest, Parent, find_manifest, stage_key
+from components.common.artifacts import Artifact, find_manifest, stage_key
 from components.common.config import ConfigT, check_sections, validate
 from components.common.errors import InputError, UserError
 from components.common.inputs import find_input, split_uri
+from components.common.manifest import Kind, Manifest, Parent
 from components.common.store import Store, open_store
 
 EXPECTED_KEY = "RLHF_STAGE_KEY"  # what the launcher tells a stage: the key that it has made for it

@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from components.common.artifacts import canonical_json
 from components.common.chat import Chat, Message
 from components.common.errors import InputError, UserError
+from components.common.manifest import canonical_json
 
 # For a base that brings no template: only its own EOS token, nothing that it would have to learn an embedding for.
 PLAIN_TEMPLATE = (

@@ -1,38 +1,34 @@
-"""How the stages that train with a trainer of transformers or TRL do it: arguments, order of the rows, resume.
+"""How the stages that train with a trainer of transformers or TRL do it: from the newest checkpoint to the last step.
 
 The trainers themselves are imported by the stages.
 """
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import PrinterCallback, TrainerCallback, set_seed
+from transformers import PrinterCallback, TrainerCallback
 
 from components.common import distributed
 from components.common.best import BestWeights
 from components.common.callback import StageCallback
-from components.common.checkpoint_files import CHECKPOINTS
 from components.common.checkpoints import Checkpoints
 from components.common.curves import Curves
 from components.common.device import DevicePolicy
-from components.common.errors import UserError
-from components.common.evaluation import autocast
+from components.common.forward_pass import autocast
 from components.common.interrupt import stop_requests, stopped
 from components.common.logs import say
 from components.common.micro_batch import fitting, peak_of, reckoned, try_gradients
-from components.common.models import float32_trainables
 from components.common.sharding import is_sharded
 from components.common.stage import Job
-from components.common.training import TrainingConfig
+from components.common.trainables import float32_trainables
+from components.common.trainer_arguments import aside, trainer_arguments
 
 _USABLE = 0.95  # of free memory: the allocator wastes some
 
@@ -60,95 +56,6 @@ class Training:
     heldout_loss: Callable[[], float]
 
 
-def batch_shape(config: TrainingConfig, limit: int) -> tuple[int, int]:
-    """Splits the global batch over processes and micro-batches.
-
-    Args:
-        config: Says how many rows make a batch.
-        limit: Most rows in a micro-batch.
-
-    Returns:
-        Rows of a micro-batch and number of micro-batches a step, in one process.
-
-    Raises:
-        UserError: The global batch cannot be shared evenly by the processes.
-    """
-    share, rest = divmod(config.train_batch_size, distributed.world_size())
-    if rest or not share:
-        raise UserError(
-            f"train_batch_size {config.train_batch_size} cannot be shared by {distributed.world_size()} processes",
-            hint="make it a multiple of the number of processes",
-        )
-    micro = next(n for n in range(min(limit, share), 0, -1) if share % n == 0)
-    return micro, share // micro
-
-
-def trainer_arguments(job: Job[Any], policy: DevicePolicy, limit: int) -> dict[str, Any]:
-    """Arguments for the trainers' configurations, complete enough that no surprising default is left.
-
-    TRL turns bfloat16 on unless told otherwise, saves every 500 steps and checkpoints activations.
-
-    Args:
-        job: The stage.
-        policy: Device and type.
-        limit: Most rows in a micro-batch.
-    """
-    config: TrainingConfig = job.config
-    micro, accumulation = batch_shape(config, limit)
-    return {
-        "output_dir": str(_aside(job)),
-        "per_device_train_batch_size": micro,
-        "gradient_accumulation_steps": accumulation,
-        "num_train_epochs": 1,  # `training_order` holds the rows of all epochs
-        "train_sampling_strategy": "sequential",
-        "learning_rate": config.learning_rate,
-        "lr_scheduler_type": config.lr_scheduler_type,
-        "warmup_steps": config.warmup_ratio,  # below 1 it is a share of all steps
-        "weight_decay": config.weight_decay,
-        "max_grad_norm": config.max_grad_norm,
-        "gradient_checkpointing": config.activation_checkpointing,
-        "use_cpu": policy.device.type == "cpu",
-        "fp16": policy.fp16,
-        "bf16": policy.bf16,
-        "seed": job.seed,
-        "logging_steps": 1,  # the curves are whole, and a mean over steps need not survive a restart
-        "logging_nan_inf_filter": False,
-        "save_strategy": "no",  # `StageCallback` asks for checkpoints
-        "report_to": "none",
-        "disable_tqdm": True,
-        "remove_unused_columns": False,
-        "ddp_find_unused_parameters": False,
-        "dataloader_pin_memory": policy.device.type == "cuda",
-    }
-
-
-def training_order(job: Job[Any], rows: int) -> NDArray[np.int64]:
-    """The rows of all optimizer steps, one after the other: shuffled epochs that run into each other.
-
-    Every row is seen once an epoch, a batch may hold the end of one epoch and the beginning of the next, and what is in
-    a batch does not depend on the number of processes. Left to the trainer, several processes would repeat rows to
-    share an uneven rest.
-
-    Args:
-        job: The stage; its settings say how many epochs or steps, and the size of a batch.
-        rows: Number of rows of the dataset.
-
-    Returns:
-        Row numbers, shape (steps × train_batch_size,).
-    """
-    config: TrainingConfig = job.config
-    batch = config.train_batch_size
-    steps = config.max_steps if config.max_steps > 0 else math.ceil(config.num_train_epochs * rows / batch)
-    epochs = -(-steps * batch // rows)
-    order = [np.random.default_rng((job.seed, epoch)).permutation(rows) for epoch in range(epochs)]
-    return np.concatenate(order)[: steps * batch]
-
-
-def seed_everything(seed: int) -> None:
-    """Seeds Python, numpy and torch, before anything random is built."""
-    set_seed(seed)
-
-
 def run_trainer(training: Training) -> None:
     """Trains to the last step, from the newest checkpoint of the same key if there is one.
 
@@ -163,7 +70,7 @@ def run_trainer(training: Training) -> None:
     limit = _fitting_rows(training)
     checkpoints = Checkpoints(job.work, job.name, job.config.save_total_limit)
     if distributed.is_main():
-        shutil.rmtree(_aside(job), ignore_errors=True)
+        shutil.rmtree(aside(job), ignore_errors=True)
     found = checkpoints.resume()
     folder = found.folder if found else None
     best = BestWeights(training.model, job.config, training.heldout_loss)
@@ -251,8 +158,3 @@ class _LaidOut(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         distributed.lay_out_gradients(self._trainer.model_wrapped)
-
-
-def _aside(job: Job[Any]) -> Path:
-    """Where the trainer writes a checkpoint, beside those that are whole."""
-    return job.work / CHECKPOINTS / ".writing"

@@ -12,18 +12,10 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from components.common.artifacts import (
-    Kind,
-    Manifest,
-    commit,
-    find_manifest,
-    hash_file,
-    list_files,
-    read_manifest,
-    verify,
-)
+from components.common.artifacts import commit, find_manifest, read_manifest, verify
 from components.common.errors import InputError, UserError
 from components.common.inputs import UPLOAD, content_digest, plain_kind, split_uri
+from components.common.manifest import Kind, Manifest, hash_file, list_files
 from components.common.store import MANIFEST, Store, is_s3, local_path, open_store, split_s3
 
 TOGETHER = "data"  # the folder of files that were put together
@@ -107,7 +99,7 @@ def get(uri: str, folder: Path) -> int:
         UserError: The folder holds something else.
     """
     if is_s3(uri):
-        from components.common.s3 import copy_out
+        from components.common.s3_uris import copy_out
 
         return copy_out(uri, folder)
     found = local_path(uri)

@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 
 from components.common.config import check_sections, merge_configs, parse_overrides, read_config_file, validate
-from components.common.entry import guarded, input_pair, run_plan
+from components.common.entry import input_pair, run_plan
 from components.common.errors import UserError
+from components.common.guard import guarded
 from components.common.libraries import hide, importing, quiet_libraries
 from components.common.logs import say
 from components.common.stage import make_plan

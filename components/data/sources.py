@@ -6,9 +6,10 @@ import hashlib
 from pathlib import PurePath
 from typing import Any
 
-from components.common.artifacts import FileEntry, canonical_json, hash_file, read_manifest
+from components.common.artifacts import read_manifest
 from components.common.errors import UserError
 from components.common.inputs import UPLOAD, content_digest, split_uri
+from components.common.manifest import FileEntry, canonical_json, hash_file
 from components.common.store import fetch_uri, is_s3, local_path, open_store
 from components.data.config import Source, expand_sources
 from components.data.hub import dataset_revision
@@ -47,7 +48,7 @@ def source_digest(path: str) -> str:
     if prefix:
         return _artifact_digest(path, root, prefix, below)
     if is_s3(path):
-        from components.common.s3 import fingerprint
+        from components.common.s3_uris import fingerprint
 
         return f"s3:{fingerprint(path)}"
     if path.startswith("hf://"):
@@ -94,7 +95,7 @@ def names_below(uri: str) -> list[str]:
         paths = [entry.path for entry in read_manifest(open_store(root), prefix).files]
         return sorted({path.removeprefix(inside).partition("/")[0] for path in paths if path.startswith(inside)})
     if is_s3(uri):
-        from components.common.s3 import names_in_folder
+        from components.common.s3_uris import names_in_folder
 
         return names_in_folder(uri)
     folder = local_path(uri)

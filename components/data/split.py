@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from components.common.artifacts import canonical_json
 from components.common.errors import UserError
+from components.common.manifest import canonical_json
 from components.data.dedup import FingerprintSet, asked, fingerprint, hash_share
 from components.data.normalise import Dropped, normalise
 from components.data.records import Record, Task

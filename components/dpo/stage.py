@@ -12,9 +12,11 @@ from trl import DPOConfig
 
 from components.common.answers import Answers, Exchange, answer_exchanges
 from components.common.causal import CausalLM, Sample, build_causal_lm, join_samples, save_causal_lm
-from components.common.evaluation import PairScores, gain_interval, sequence_log_probs
+from components.common.evaluation import sequence_log_probs
+from components.common.heldout import PairScores, gain_interval
 from components.common.stage import Job, Result
-from components.common.trainer import Training, run_trainer, training_order
+from components.common.trainer import Training, run_trainer
+from components.common.trainer_arguments import training_order
 from components.data.pairs import Pairs
 from components.data.table import read_jsonl
 from components.dpo.config import DpoConfig

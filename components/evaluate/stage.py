@@ -13,9 +13,11 @@ from components.common import distributed
 from components.common.chat import Chat
 from components.common.device import DevicePolicy, device_policy
 from components.common.errors import UserError
-from components.common.evaluation import evaluating, gain_interval, last_token_scores, score_sequences
+from components.common.evaluation import evaluating, score_sequences
+from components.common.forward_pass import last_token_scores
 from components.common.functions import load_function
 from components.common.generation import Sampling, generate_shared
+from components.common.heldout import gain_interval
 from components.common.logs import say
 from components.common.models import load_causal_lm, load_reward_model
 from components.common.stage import Job, Result

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from components.common.adapters import load_adapter_weights, read_adapter_config
 from components.common.device import DevicePolicy, device_policy
 from components.common.errors import InputError, UserError
-from components.common.evaluation import evaluating, last_token_scores, score_sequences
+from components.common.evaluation import evaluating, score_sequences
+from components.common.forward_pass import last_token_scores
 from components.common.models import load_causal_lm, load_reward_model
 from components.inference.source import ModelSource
 from components.reward.parity import load_parity

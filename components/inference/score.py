@@ -11,7 +11,7 @@ import numpy as np
 
 from components.common.chat import Chat
 from components.common.errors import UserError
-from components.common.evaluation import PairScores
+from components.common.heldout import PairScores
 from components.common.logs import Progress, say
 from components.data.model_facts import read_model_facts
 from components.data.sources import source_digest

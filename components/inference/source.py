@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from components.common.artifacts import Artifact, Kind, check_stands_on
+from components.common.artifacts import Artifact, check_stands_on
 from components.common.errors import InputError, UserError
 from components.common.inputs import find_input, split_uri
+from components.common.manifest import Kind
 from components.common.tokenizer import prepare_tokenizer, read_tokenizer
 from components.merge.adapter import read_adapter
 

@@ -7,7 +7,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from components.common.entry import guarded, input_pair
+from components.common.entry import input_pair
+from components.common.guard import guarded
 from components.common.logs import say
 from components.launcher.job import GPU_STAGES
 
@@ -61,7 +62,7 @@ def _cancel(arguments: argparse.Namespace) -> int:
 
 def _cleanup(arguments: argparse.Namespace) -> int:
     from components.launcher.cancel import delete_jobs
-    from components.launcher.cluster import connect
+    from components.launcher.connect import connect
 
     asked = arguments.namespace or os.environ.get("RLHF_NAMESPACE", "")
     cluster = connect(asked)

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from components.common.errors import RetryableError, UserError
-from components.launcher.cluster import BROKEN, CONFIG_MAPS, SECRETS, ApiError, Cluster, connect
+from components.launcher.cluster import BROKEN, CONFIG_MAPS, SECRETS, ApiError, Cluster
+from components.launcher.connect import connect
 from components.launcher.forward import store_endpoint
 from components.names import CONFIG_MAP, IN_CONFIG_MAP, IN_SECRET, SECRET
 

@@ -10,18 +10,8 @@ from typing import Any
 
 from components.common.errors import RetryableError, UserError
 from components.common.logs import say
-from components.launcher.cluster import (
-    JOBS,
-    PODS,
-    PYTORCHJOBS,
-    ApiError,
-    Cluster,
-    Kind,
-    Object,
-    in_cluster,
-    own_namespace,
-    pauses,
-)
+from components.launcher.cluster import JOBS, PODS, PYTORCHJOBS, ApiError, Cluster, Kind, Object, pauses
+from components.launcher.connect import in_cluster, own_namespace
 from components.launcher.job import LABEL_KEY, LABEL_RUN, LABEL_STAGE, StageJob
 from components.launcher.objects import to_object
 from components.launcher.reasons import failure_condition, has_succeeded

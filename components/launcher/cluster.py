@@ -1,25 +1,22 @@
 """A namespace of a cluster, in plain dictionaries.
 
-The kubernetes client finds the cluster and proves who we are. Its models are left out for what is read: they refuse
-objects of newer servers, and its watch and log readers end at the first cut connection.
+The kubernetes client proves who we are. Its models are left out for what is read: they refuse objects of newer servers,
+and its watch and log readers end at the first cut connection.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import random
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import urllib3
 from kubernetes import client
-from kubernetes import config as kubeconfig
 
 from components.common.errors import RetryableError, RlhfError, UserError
 
@@ -29,7 +26,6 @@ Object = dict[str, Any]
 BROKEN = (urllib3.exceptions.HTTPError, HTTPException, OSError)
 CONNECT_SECONDS, READ_SECONDS = 5.0, 30.0
 PATIENCE_SECONDS = 300.0  # how long the API server may be gone: an upgrade of a control plane takes minutes
-_TOKEN_FOLDER = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
 @dataclass(frozen=True)
@@ -168,42 +164,6 @@ class Cluster:
         if not 200 <= response.status < 300:
             raise ApiError(response.status, _message(response.data))
         return response
-
-
-def connect(namespace: str = "") -> Cluster:
-    """The cluster this process runs in, else the one of the kubeconfig.
-
-    Args:
-        namespace: By default the pod's own, else that of the kubeconfig's context.
-
-    Raises:
-        UserError: There is neither.
-    """
-    settings = client.Configuration()
-    if in_cluster():
-        kubeconfig.load_incluster_config(client_configuration=settings)
-        own = own_namespace()
-    else:
-        try:
-            file = os.environ.get("KUBECONFIG") or None  # the client itself reads it only once, when it is imported
-            kubeconfig.load_kube_config(file, client_configuration=settings)
-            _, active = kubeconfig.list_kube_config_contexts(file)
-        except (kubeconfig.ConfigException, OSError) as error:
-            raise UserError(
-                f"no cluster is known: {error}", where="kubeconfig", hint="set KUBECONFIG to a cluster's file"
-            ) from error
-        own = active["context"].get("namespace", "default")
-    return Cluster(client.ApiClient(settings), namespace or own)
-
-
-def in_cluster() -> bool:
-    """Whether this process runs in a pod that may speak to its cluster."""
-    return "KUBERNETES_SERVICE_HOST" in os.environ and (_TOKEN_FOLDER / "token").is_file()
-
-
-def own_namespace() -> str:
-    """The namespace of this process's pod."""
-    return (_TOKEN_FOLDER / "namespace").read_text(encoding="utf-8").strip()
 
 
 def selectors(labels: Mapping[str, str] | None, fields: str = "") -> dict[str, str]:

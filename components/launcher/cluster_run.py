@@ -10,11 +10,13 @@ from components.common.inputs import split_uri
 from components.common.logs import say
 from components.common.store import open_store
 from components.launcher.acquire import acquire, in_namespace, kind_of, remove
-from components.launcher.cluster import Cluster, connect
+from components.launcher.cluster import Cluster
+from components.launcher.connect import connect
 from components.launcher.credentials import StoreKeys
-from components.launcher.follow import Follower, StalledError
+from components.launcher.follow import Follower
 from components.launcher.job import StageJob, check_label
 from components.launcher.record import Run
+from components.launcher.waits import StalledError
 
 
 def run_on_cluster(job: StageJob) -> None:

@@ -10,21 +10,15 @@ from components.common.errors import RetryableError, RlhfError, UserError
 from components.common.logs import say
 from components.common.store import Store
 from components.launcher import reasons
-from components.launcher.acquire import OPERATOR_SECONDS, kind_of
+from components.launcher.acquire import kind_of
 from components.launcher.cluster import BROKEN, PODS, Cluster, Object
-from components.launcher.heartbeat import READ_SECONDS, Heartbeat
 from components.launcher.job import StageJob
 from components.launcher.job_logs import JobLogs, is_first
 from components.launcher.run_objects import age_of, events_about, is_owned
+from components.launcher.waits import Waits
 from components.launcher.watch import Watched
 
 TICK_SECONDS = 1.0
-EVENTS_SECONDS = 10.0  # a namespace may have thousands of events: they are asked for now and then only
-HOPE_SECONDS = 20.0  # a missing Secret may be about to come, a registry may have hiccuped
-
-
-class StalledError(RetryableError):
-    """A training step has given no heartbeat for too long."""
 
 
 class Follower:
@@ -56,17 +50,10 @@ class Follower:
         self._jobs = Watched(cluster, kind_of(job), self._changed, fields=f"metadata.name={job.name}")
         self._pods = Watched(cluster, PODS, self._changed, labels=job.labels)
         self._logs = JobLogs(cluster, job, store, self._pods, self._changed)
-        self._heartbeat = Heartbeat(
-            store, f"{job.work}/heartbeat.json", min(READ_SECONDS, job.config.stall_timeout / 4)
-        )
-        self._pending_since = self._hoped = time.monotonic()
-        self._asked = -EVENTS_SECONDS
-        self._began = time.monotonic() - age_of(made)
+        self._waits = Waits(job, store, age_of(made), self._events)
         self._known: dict[str, Object] = {}  # pods as they were last seen: a failed job's pods are cleared away
-        self._said: set[str] = set()
         self._knows_pods = False  # those that come later have no earlier launcher
         self._is_gone = False
-        self._cut_short = False  # whether the job is ended by us while its pods run
         self.has_judged = False  # whether an error is about the job; else we could not see it, and it may be well
 
     def follow(self) -> None:
@@ -82,7 +69,7 @@ class Follower:
             while not self._look_and_wait():
                 self._renew()
         except RlhfError:
-            if self._cut_short:
+            if self._waits.cut_short:
                 self._hear_out()
             self._finish_logs()
             if not self._is_gone:
@@ -145,8 +132,8 @@ class Follower:
         if error is not None:
             raise error
         for name, note in reasons.restart_notes(self._job, known).items():
-            self._say_once(name, note)
-        self._check_times(found, pods)
+            self._waits.say_once(name, note)
+        self._waits.check(found, pods)
         return False
 
     def _own_pods(self) -> list[Object]:
@@ -163,70 +150,6 @@ class Follower:
             f"job {self._job.name} was deleted by somebody else", where=self._job.title, hint="run the same again"
         )
 
-    def _check_times(self, found: Object, pods: list[Object]) -> None:
-        job, now = self._job, time.monotonic()
-        live = [pod for pod in pods if not reasons.has_failed(pod)]  # a Job keeps its failed pod beside the new one
-        if now - self._began > job.config.deadline:
-            self._cut_short = True
-            raise reasons.past_deadline(job)
-        if reasons.condition(found, "Suspended"):
-            self._pending_since = now
-            self._say_once("suspended", f"waits in queue {job.config.queue_name}")
-        elif not pods:
-            self._check_operator(found, now - self._pending_since)
-        elif len(live) == job.nodes and all(map(reasons.is_started, live)):
-            self._pending_since = self._hoped = now
-            self._check_progress()
-            return
-        self._heartbeat.reset()
-        self._check_pending(pods, now)
-
-    def _check_pending(self, pods: list[Object], now: float) -> None:
-        job, waiting = self._job, reasons.waiting_reason(pods)
-        if waiting:
-            self._say_once(waiting, f"waits: {waiting}")
-        hopeless = reasons.hopeless_wait(job, pods)
-        if hopeless is None:
-            self._hoped = now
-        elif now - self._hoped > HOPE_SECONDS:
-            raise hopeless
-        if now - self._pending_since > job.config.pending_timeout:
-            raise RetryableError(
-                f"has not started after {job.config.pending_timeout} s: {waiting or 'its pods are being made'}",
-                where=job.title,
-                hint="free or add nodes, or change launcher.gpus_per_node, resources, placement or tolerations",
-            )
-
-    def _check_operator(self, found: Object, waited: float) -> None:
-        """Sees why a job has no pods."""
-        if waited < OPERATOR_SECONDS or time.monotonic() - self._asked < EVENTS_SECONDS:
-            return
-        self._asked = time.monotonic()
-        refusals = [
-            text for text in reasons.told_by(self._events()) if "ailedCreate" in text or "rror creating" in text
-        ]
-        if refusals:
-            raise UserError(
-                f"no pod can be made: {refusals[-1]}", where=self._job.title, hint="see quotas, policies and accounts"
-            )
-        if self._job.is_training and reasons.condition(found, "Created") is None:
-            raise RetryableError(
-                f"the training operator has not taken the job up in {OPERATOR_SECONDS:.0f} s",
-                where=self._job.title,
-                hint="see whether it runs, and whether it watches this namespace",
-            )
-
-    def _check_progress(self) -> None:
-        job = self._job
-        if job.is_training and self._heartbeat.silence() > job.config.stall_timeout:
-            step = self._heartbeat.step
-            self._cut_short = True
-            raise StalledError(
-                f"hangs: no heartbeat for {job.config.stall_timeout} s{f' after step {step}' if step else ''}",
-                where=job.title,
-                hint="its log ends with what each process did; raise launcher.stall_timeout if it is only slow",
-            )
-
     def _tell_more(self) -> None:
         """Says what a person would ask next: warnings of the cluster, last lines of pods that were not shown."""
         for text in reasons.told_by(self._events()):
@@ -238,11 +161,6 @@ class Follower:
 
     def _events(self) -> list[Object]:
         return events_about(self._cluster, [self._job.name, *(_name(pod) for pod in self._known.values())])
-
-    def _say_once(self, name: str, text: str) -> None:
-        if name not in self._said:
-            self._said.add(name)
-            say(self._job.title, text)
 
 
 def _uid(item: Object) -> str:

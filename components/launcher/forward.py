@@ -18,7 +18,8 @@ from kubernetes.stream.ws_client import create_websocket, get_websocket_url
 from websocket import ABNF, WebSocketException
 
 from components.common.errors import RetryableError, RlhfError, UserError
-from components.launcher.cluster import BROKEN, PODS, SERVICES, Cluster, connect, in_cluster
+from components.launcher.cluster import BROKEN, PODS, SERVICES, Cluster
+from components.launcher.connect import connect, in_cluster
 
 _CHUNK = 64 * 1024
 # Channels of a forwarded port: what it says, and what goes wrong.

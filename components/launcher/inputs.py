@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from components.common.artifacts import Kind
 from components.common.inputs import find_input
+from components.common.manifest import Kind
 from components.common.stage import StageSpec
 
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.common.artifacts import Manifest, find_manifest
+from components.common.artifacts import find_manifest
 from components.common.errors import RlhfError
 from components.common.gate import check_result
 from components.common.inputs import find_input
 from components.common.logs import say
+from components.common.manifest import Manifest
 from components.common.stage import Plan, StageSpec, make_plan
 from components.common.store import open_store
 from components.launcher.inputs import missing_inputs, usable_inputs

@@ -12,10 +12,11 @@ from typing import Any
 
 import yaml
 
-from components.common.entry import guarded, run_plan
+from components.common.entry import run_plan
 from components.common.errors import UserError
 from components.common.flows import DEFAULT_FLOW, FLOWS, TRAINING_STAGES
 from components.common.functions import code_digest
+from components.common.guard import guarded
 from components.common.inputs import find_input
 from components.common.libraries import quiet_libraries
 from components.common.logs import say

@@ -6,10 +6,10 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from components.common.artifacts import hash_file
 from components.common.errors import InputError, UserError
 from components.common.inputs import find_input, split_uri
 from components.common.logs import say
+from components.common.manifest import hash_file
 from components.common.stage import Job, Result
 from components.common.store import fetch_uri, local_path, open_store
 from components.common.tokenizer import prepare_tokenizer, stop_token_ids, tokenizer_identity

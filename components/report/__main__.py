@@ -8,7 +8,8 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
-from components.common.entry import guarded, input_pair
+from components.common.entry import input_pair
+from components.common.guard import guarded
 from components.common.logs import say
 from components.common.store import Store
 from components.launcher.record import Run, StepRecord

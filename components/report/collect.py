@@ -12,11 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from components.common.artifacts import Manifest, read_manifest
+from components.common.artifacts import read_manifest
 from components.common.config import load_yaml
 from components.common.errors import InputError, UserError
 from components.common.flows import DEFAULT_FLOW, TRAINING_STAGES, flow_steps
 from components.common.inputs import split_uri
+from components.common.manifest import Manifest
 from components.common.store import Store
 from components.launcher.record import Run, StepRecord
 

@@ -18,7 +18,7 @@ from components.common.errors import InputError
 from components.data.table import TokenTable
 
 if TYPE_CHECKING:
-    from components.common.evaluation import PairScores
+    from components.common.heldout import PairScores
     from components.data.pairs import Pairs
 
 FILE = "parity.safetensors"

@@ -18,21 +18,18 @@ from components.common.adapters import add_adapter
 from components.common.causal import CausalLM, Sample
 from components.common.curves import copy_curves
 from components.common.device import DevicePolicy, device_policy
-from components.common.evaluation import PairScores, evaluating, last_token_scores, score_sequences
-from components.common.models import (
-    float32_trainables,
-    load_reward_base,
-    lora_config,
-    parameter_count,
-    save_adapter,
-    save_tokenizer,
-    score_head,
-)
+from components.common.evaluation import evaluating, score_sequences
+from components.common.forward_pass import last_token_scores
+from components.common.heldout import PairScores
+from components.common.models import load_reward_base
+from components.common.saving import save_adapter, save_tokenizer
 from components.common.sharded_trainer import ShardedCheckpoints
 from components.common.sharding import build_sharded, is_sharded, whole, whole_trainables
 from components.common.stage import Job, Result
 from components.common.tokenizer import load_tokenizer
-from components.common.trainer import Training, run_trainer, seed_everything, training_order
+from components.common.trainables import float32_trainables, lora_config, parameter_count, score_head
+from components.common.trainer import Training, run_trainer
+from components.common.trainer_arguments import seed_everything, training_order
 from components.data.pairs import Pairs
 from components.data.table import read_jsonl, write_jsonl
 from components.reward.config import RewardConfig

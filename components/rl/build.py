@@ -16,10 +16,11 @@ from components.common.errors import InputError
 from components.common.evaluation import score_sequences
 from components.common.logs import say
 from components.common.lora import speed_up_lora
-from components.common.models import float32_trainables, load_causal_lm, load_reward_model, lora_config
+from components.common.models import load_causal_lm, load_reward_model
 from components.common.stage import Job
 from components.common.tokenizer import load_tokenizer, tokenizer_identity
-from components.common.trainer import seed_everything
+from components.common.trainables import float32_trainables, lora_config
+from components.common.trainer_arguments import seed_everything
 from components.reward.parity import load_parity
 from components.rl.config import RlConfig
 from components.rl.roles import Roles

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from components.common.device import DevicePolicy
-from components.common.evaluation import autocast, backbone, head_logits, last_token_scores
+from components.common.forward_pass import autocast, backbone, head_logits, last_token_scores
 from components.rl.merged import FoldedAdapter
 from components.rl.text_reward import TextReward
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from components.common import distributed
 from components.common.chat import Message
-from components.common.evaluation import pad
+from components.common.forward_pass import pad
 from components.common.generation import Sampling, generate
 from components.data.table import TokenTable, read_jsonl
 from components.rl.halt import NEVER, Halt

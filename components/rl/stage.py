@@ -12,9 +12,9 @@ from components.common import distributed
 from components.common.causal import join_samples
 from components.common.chat import Chat
 from components.common.curves import copy_curves
-from components.common.evaluation import gain_interval
 from components.common.generation import Sampling
-from components.common.models import save_adapter, save_tokenizer
+from components.common.heldout import gain_interval
+from components.common.saving import save_adapter, save_tokenizer
 from components.common.stage import Job, Result
 from components.common.tokenizer import load_tokenizer
 from components.data.table import write_jsonl

@@ -9,7 +9,8 @@ import numpy as np
 
 from components.common.answers import Answers, Exchange, answer_exchanges
 from components.common.causal import CausalLM, Tables, build_causal_lm, join_samples, save_causal_lm
-from components.common.evaluation import Likelihood, gain_interval, likelihood
+from components.common.evaluation import likelihood
+from components.common.heldout import Likelihood, gain_interval
 from components.common.packed import train_packed
 from components.common.stage import Job, Result
 from components.data.table import read_jsonl

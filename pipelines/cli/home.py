@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from components.common.errors import RetryableError, UserError
-from components.launcher.cluster import BROKEN, ApiError, Cluster, connect, in_cluster
+from components.launcher.cluster import BROKEN, ApiError, Cluster
+from components.launcher.connect import connect, in_cluster
 from components.names import CONFIG_MAP
 
 SERVICE = "ml-pipeline"

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
+from components.common.directory_store import DirectoryStore
 from components.common.errors import RetryableError, UserError
-from components.common.store import DirectoryStore
 from components.launcher.record import Run
 from pipelines.cli.errors import reported
 from pipelines.cli.options import HELP_NAMES

@@ -41,6 +41,6 @@ def put(
 def _create(uri: str) -> None:
     if not is_s3(uri):
         raise UserError("has no bucket", where=uri, hint="give --store s3://BUCKET")
-    from components.common.s3 import create_bucket
+    from components.common.s3_uris import create_bucket
 
     click.echo(f"bucket of {uri}: {'made' if create_bucket(uri) else 'was there'}", err=True)

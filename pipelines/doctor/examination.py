@@ -79,7 +79,7 @@ def _here(wanted: Wanted, *, alone: bool) -> Iterator[Finding]:
 
 def _on_cluster(wanted: Wanted) -> Iterator[Finding]:
     from components.launcher.access import check_answers, cluster_access
-    from components.launcher.cluster import connect
+    from components.launcher.connect import connect
 
     try:
         found = connect(wanted.namespace)

@@ -118,7 +118,7 @@ class Architecture:
         return self.linear_parameters + (1 if self.tied else 2) * self.embedding_parameters + norms
 
     def lora_targets(self, wanted: str | Iterable[str] = "all-linear") -> tuple[Linear, ...]:
-        """The layers of a block that get an adapter: what `components.common.models.lora_targets` finds in the model.
+        """The layers of a block that get an adapter: as `components.common.trainables.lora_targets` finds them.
 
         Raises:
             UserError: A name matches no layer.

@@ -80,8 +80,8 @@ def merge_with_peft(folder: Path, out: Path, size: str) -> None:
 
 def merge_with_ours(folder: Path, out: Path, size: str) -> None:
     from components.common.artifacts import Artifact
+    from components.common.directory_store import DirectoryStore
     from components.common.stage import Job, Plan
-    from components.common.store import DirectoryStore
     from components.merge.config import SPEC, MergeConfig
     from components.merge.stage import run
 

@@ -20,7 +20,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from components.common.store import DirectoryStore
+from components.common.directory_store import DirectoryStore
 from components.launcher.record import Run
 from tests.benchmarks.goals import Goal
 from tests.benchmarks.harness import ROOT, Figures, Table, measure, take_turns, write_results

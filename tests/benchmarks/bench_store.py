@@ -84,7 +84,7 @@ def child(name: str, folder: Path, number: str, report: Path) -> None:
 
 def build(folder: Path, size: int, count: int) -> None:
     """Writes random files and their manifest."""
-    from components.common.artifacts import Manifest, list_files
+    from components.common.manifest import Manifest, list_files
 
     folder.mkdir(parents=True)
     for index in range(count):
@@ -175,7 +175,7 @@ def up_and_down(
 ) -> list[Table]:
     """Compares uploads of a folder's files, and then their downloads."""
     os.environ.update(server.environment())
-    from components.common.s3 import create_bucket
+    from components.common.s3_uris import create_bucket
 
     create_bucket(f"s3://{BUCKET}")
     build(folder, int(arguments.gigabytes * 2**30), int(folder.name))

@@ -30,7 +30,7 @@ def config(task: dict[str, Any], functions: tuple[str, ...] = ()) -> Any:
 
 def train_ours(task: dict[str, Any]) -> dict[str, Any]:
     """Runs our loop in this process, saves the policy's adapter and says what it took."""
-    from components.common.models import save_adapter
+    from components.common.saving import save_adapter
     from components.rl.rollout import Prompts
     from tests.support import one_base
 

@@ -7,7 +7,8 @@ import pytest
 
 from tests.cluster.conftest import PYTHON_IMAGE, REGISTRY
 from tests.support.helm import CHART
-from tests.support.releases import next_version, prepared, running_job
+from tests.support.release_jobs import running_job
+from tests.support.releases import next_version, prepared
 
 CLIENT = """
 import io, os

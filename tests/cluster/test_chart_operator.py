@@ -13,7 +13,8 @@ from tests.support.cluster import wait_until
 from tests.support.commands import rlhf
 from tests.support.helm import CHART
 from tests.support.kfp_release import write_short_config
-from tests.support.releases import DEFINITION, prepared, pytorchjob, running_job
+from tests.support.release_jobs import pytorchjob, running_job
+from tests.support.releases import DEFINITION, prepared
 
 WEBHOOK = "validator.training-operator.kubeflow.org"
 CERTIFICATE = "training-operator-webhook-cert"

@@ -18,8 +18,10 @@ from pipelines.tasks import RETRIES
 from tests.cluster.conftest import PYTHON_IMAGE, REGISTRY
 from tests.support.cluster import wait_until
 from tests.support.commands import ROOT, kfp, rlhf
-from tests.support.kfp_release import VARIABLE, load_images, run_id, running_pipelines, write_short_config
-from tests.support.releases import DEFINITION, pytorchjob
+from tests.support.kfp_release import VARIABLE, load_images, running_pipelines, write_short_config
+from tests.support.kfp_runs import run_id
+from tests.support.release_jobs import pytorchjob
+from tests.support.releases import DEFINITION
 
 pytestmark = pytest.mark.skipif(
     not os.environ.get(VARIABLE),

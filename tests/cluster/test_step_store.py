@@ -8,8 +8,9 @@ import time
 
 import pytest
 
-from components.common.artifacts import Manifest, commit, list_files
+from components.common.artifacts import commit
 from components.common.errors import InputError
+from components.common.manifest import Manifest, list_files
 from components.common.store import open_store
 from tests.cluster.conftest import MINIO_IMAGE
 from tests.cluster.test_faults import begin_run, said_steps

@@ -7,9 +7,10 @@ import threading
 
 import pytest
 
-from components.common.artifacts import Manifest, commit, list_files, read_manifest
+from components.common.artifacts import commit, read_manifest
 from components.common.errors import InputError
 from components.common.inputs import find_input
+from components.common.manifest import Manifest, list_files
 from components.common.s3 import S3Store
 from components.common.s3_upload import PART
 from components.common.stage import make_plan

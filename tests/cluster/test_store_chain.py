@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from components.common.artifacts import Manifest
 from components.common.inputs import split_uri
+from components.common.manifest import Manifest
 from components.common.s3 import S3Store
 from components.common.store import open_store
 from components.launcher.record import Run

@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from components.common.artifacts import list_files
 from components.common.errors import InputError, RetryableError, UserError
+from components.common.manifest import list_files
 from components.common.s3 import S3Store
 from components.common.s3_bucket import Bucket
 from components.common.s3_upload import PART

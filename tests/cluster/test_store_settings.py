@@ -8,8 +8,8 @@ import subprocess
 
 import pytest
 
-from components.common.artifacts import list_files
 from components.common.errors import RetryableError, UserError
+from components.common.manifest import list_files
 from components.common.s3 import S3Store
 from components.common.s3_upload import PART
 from components.common.store import open_store

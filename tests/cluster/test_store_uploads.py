@@ -8,9 +8,9 @@ import shutil
 
 import pytest
 
-from components.common.artifacts import list_files
 from components.common.errors import InputError
 from components.common.inputs import find_input
+from components.common.manifest import list_files
 from components.common.uploads import get, put, put_plain
 from components.data.config import Source
 from components.data.sources import names_below, readable, source_digest

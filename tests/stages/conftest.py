@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from components.common.artifacts import Manifest
+from components.common.manifest import Manifest
 from components.launcher.record import Run, StepRecord
 from tests.support.commands import ROOT, rlhf
 

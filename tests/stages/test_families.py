@@ -20,8 +20,8 @@ from peft import PeftModel
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from components.common.artifacts import Manifest
 from components.common.entry import stage_main
+from components.common.manifest import Manifest
 from components.common.stage import make_plan
 from components.data.__main__ import main as data_main
 from components.data.table import TokenTable

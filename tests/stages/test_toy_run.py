@@ -124,7 +124,7 @@ def test_lineage_leads_from_the_final_model_to_the_base(toy_run):
 
 def test_every_artifact_verifies_and_nothing_else_lies_about(toy_run):
     for manifest in (toy_run.store / "artifacts").glob("*/*/manifest.json"):
-        from components.common.artifacts import Manifest
+        from components.common.manifest import Manifest
 
         verify(manifest.parent, Manifest.model_validate_json(manifest.read_bytes()))
     assert list((toy_run.store / ".scratch").iterdir()) == []

@@ -16,9 +16,8 @@ from pathlib import Path
 from minio import Minio, MinioAdmin
 from minio.credentials import StaticProvider
 
-from tests.support.cluster import RESTRICTED, Cluster, Object, wait_until
-
-PORT = 9000
+from tests.support.cluster import Cluster, wait_until
+from tests.support.minio_objects import PORT, minio_objects
 
 
 @dataclass(frozen=True)
@@ -142,71 +141,11 @@ def running_minio(cluster: Cluster, image: str, namespace: str, size: str = "") 
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}})
     try:
-        cluster.create(*_objects(image, user, password, size), namespace=namespace)
+        cluster.create(*minio_objects(image, user, password, size), namespace=namespace)
         with _reachable(cluster, namespace) as endpoint:
             yield ClusterMinio(cluster, namespace, user, password, endpoint)
     finally:
         cluster.remove_namespace(namespace)
-
-
-def _objects(image: str, user: str, password: str, size: str) -> list[Object]:
-    labels = {"app.kubernetes.io/name": "minio"}
-    root = {"MINIO_ROOT_USER": user, "MINIO_ROOT_PASSWORD": password}
-    container = {
-        "name": "minio",
-        "image": image,
-        "imagePullPolicy": "IfNotPresent",
-        "args": ["server", "/data"],
-        "env": [{"name": key, "value": value} for key, value in {"HOME": "/tmp", **root}.items()],
-        "securityContext": RESTRICTED,
-        "ports": [{"containerPort": PORT}],
-        "readinessProbe": {
-            "httpGet": {"path": "/minio/health/ready", "port": PORT},
-            "periodSeconds": 1,
-            "timeoutSeconds": 5,
-        },
-        "volumeMounts": [{"name": "data", "mountPath": "/data"}, {"name": "tmp", "mountPath": "/tmp"}],
-    }
-    claim = {"persistentVolumeClaim": {"claimName": "minio"}}
-    disk = {"emptyDir": {"medium": "Memory", "sizeLimit": size}} if size else claim
-    template = {
-        "metadata": {"labels": labels},
-        "spec": {
-            "automountServiceAccountToken": False,
-            "securityContext": {"fsGroup": 1000},
-            "terminationGracePeriodSeconds": 2,
-            "containers": [container],
-            "volumes": [
-                {"name": "data", **disk},
-                {"name": "tmp", "emptyDir": {}},
-            ],
-        },
-    }
-    return [
-        {
-            "apiVersion": "v1",
-            "kind": "PersistentVolumeClaim",
-            "metadata": {"name": "minio"},
-            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "8Gi"}}},
-        },
-        {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": {"name": "minio"},
-            "spec": {"selector": labels, "ports": [{"port": PORT}]},
-        },
-        {
-            "apiVersion": "apps/v1",
-            "kind": "Deployment",
-            "metadata": {"name": "minio"},
-            "spec": {
-                "replicas": 1,
-                "strategy": {"type": "Recreate"},
-                "selector": {"matchLabels": labels},
-                "template": template,
-            },
-        },
-    ]
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, set_seed
 
-from components.common.models import lora_targets
+from components.common.trainables import lora_targets
 from components.rl.config import RlConfig
 
 

@@ -12,11 +12,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from components.common.artifacts import Manifest, commit, list_files
-from components.common.entry import guarded
+from components.common.artifacts import commit
 from components.common.errors import RlhfError
+from components.common.guard import guarded
 from components.common.inputs import split_uri
 from components.common.logs import say
+from components.common.manifest import Manifest, list_files
 from components.common.store import open_store
 
 TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount")

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sys
 
-from components.common.entry import guarded
+from components.common.guard import guarded
 from components.launcher.cluster_run import run_on_cluster
 from components.launcher.job import StageJob, stage_job
 from components.launcher.planned import launcher_config

@@ -15,11 +15,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from components.common.artifacts import Manifest, commit, list_files
-from components.common.entry import guarded
+from components.common.artifacts import commit
 from components.common.errors import ERROR_OF_CODE
+from components.common.guard import guarded
 from components.common.inputs import split_uri
 from components.common.logs import say
+from components.common.manifest import Manifest, list_files
 from components.common.s3_bucket import Bucket
 from components.common.store import open_store
 

@@ -13,9 +13,9 @@ import numpy as np
 
 from components.common import distributed
 from components.common.artifacts import Artifact
-from components.common.entry import guarded
+from components.common.directory_store import DirectoryStore
+from components.common.guard import guarded
 from components.common.stage import Job, Plan
-from components.common.store import DirectoryStore
 from components.data.table import build_table
 from components.data.tokenise import Tokens
 from components.rl import loop

@@ -18,8 +18,8 @@ from transformers import (
 )
 
 from components.common.artifacts import Artifact
+from components.common.directory_store import DirectoryStore
 from components.common.stage import Job, Plan, Result
-from components.common.store import DirectoryStore
 from components.merge.config import SPEC, MergeConfig
 from components.merge.stage import run
 

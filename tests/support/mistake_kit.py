@@ -13,9 +13,10 @@ from typing import Any
 
 import yaml
 
-from components.common.artifacts import Manifest, Parent, commit, list_files
+from components.common.artifacts import commit
+from components.common.directory_store import DirectoryStore
 from components.common.entry import stage_main
-from components.common.store import DirectoryStore
+from components.common.manifest import Manifest, Parent, list_files
 from components.data.__main__ import main as data_main
 from components.prepare.__main__ import main as prepare_main
 from tests.support import toy

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 
-from components.common.entry import guarded
+from components.common.guard import guarded
 from tests.support.mistake_kit import TOY, Mistake
 from tests.support.mistakes_in_data import DATA
 from tests.support.mistakes_in_models import BASE_MODEL

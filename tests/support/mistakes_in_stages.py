@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from components.common.artifacts import Manifest, commit, list_files
-from components.common.entry import guarded
-from components.common.store import DirectoryStore
-from components.common.trainer import batch_shape
+from components.common.artifacts import commit
+from components.common.directory_store import DirectoryStore
+from components.common.guard import guarded
+from components.common.manifest import Manifest, list_files
+from components.common.trainer_arguments import batch_shape
 from components.common.training import TrainingConfig
 from components.rl.rewards import call_function
 from tests.support.mistake_kit import Kit, Mistake

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 import transformers
 
-from components.common.models import lora_targets, save_adapter
+from components.common.saving import save_adapter
+from components.common.trainables import lora_targets
 
 FAMILIES = ("llama", "qwen2", "qwen3", "bloom")
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.common.artifacts import Artifact
+from components.common.directory_store import DirectoryStore
 from components.common.stage import Job, Plan
-from components.common.store import DirectoryStore
 from components.data.table import build_table
 from components.data.tokenise import Tokens
 from components.rl.build import build_roles

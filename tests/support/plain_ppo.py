@@ -20,7 +20,7 @@ from peft import PeftModel
 from torch import nn
 
 from components.common.device import DevicePolicy
-from components.common.evaluation import pad
+from components.common.forward_pass import pad
 from components.common.generation import Sampling, generate
 from components.rl.config import RlConfig
 from components.rl.rollout import Prompts, prompt_rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from components.common.artifacts import Kind
+from components.common.manifest import Kind
 from tests.support.report_curves import answers, cosine, curve, falling, rising
 from tests.support.report_store import Made
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from components.common.artifacts import FileEntry, Kind, Manifest, Parent
-from components.common.store import DirectoryStore
+from components.common.directory_store import DirectoryStore
+from components.common.manifest import FileEntry, Kind, Manifest, Parent
 from components.launcher.record import Run, StepRecord
 
 NOW = 1_800_000_000.0

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from components.common.store import DirectoryStore
+from components.common.directory_store import DirectoryStore
 from components.launcher.config import LauncherConfig
 from components.launcher.job import stage_job
 from components.launcher.objects import to_object

@@ -15,9 +15,10 @@ from components.common import distributed
 from components.common.device import DevicePolicy
 from components.common.generation import Sampling, generate
 from components.common.label_head import label_head
-from components.common.models import float32_trainables, lora_config, whole_model
+from components.common.saving import whole_model
 from components.common.sharded_trainer import split_optimizer_state, whole_optimizer_state
 from components.common.sharding import build_sharded, is_sharded, local, whole, whole_trainables
+from components.common.trainables import float32_trainables, lora_config
 from components.common.training import LoraSettings
 from components.prepare.scratch import make_tokenizer
 from tests.support.models import randomise_lora, tiny_model

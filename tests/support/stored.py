@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 
-from components.common.artifacts import Manifest, commit, list_files
+from components.common.artifacts import commit
+from components.common.manifest import Manifest, list_files
 
 PREFIX = "artifacts/sft/0123456789abcdef"
 

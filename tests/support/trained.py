@@ -11,14 +11,18 @@ import numpy as np
 import torch
 from peft import get_peft_model
 
-from components.common.artifacts import Artifact, Kind, Manifest, Parent, commit, list_files
+from components.common.artifacts import Artifact, commit
 from components.common.chat import Chat
 from components.common.device import device_policy
-from components.common.evaluation import PairScores, last_token_scores, pad
+from components.common.directory_store import DirectoryStore
+from components.common.forward_pass import last_token_scores, pad
+from components.common.heldout import PairScores
 from components.common.inputs import find_input
-from components.common.models import load_causal_lm, load_reward_base, lora_config, save_adapter, save_tokenizer
+from components.common.manifest import Kind, Manifest, Parent, list_files
+from components.common.models import load_causal_lm, load_reward_base
+from components.common.saving import save_adapter, save_tokenizer
 from components.common.stage import Job, Plan
-from components.common.store import DirectoryStore
+from components.common.trainables import lora_config
 from components.common.training import LoraSettings
 from components.data.records import Message, Preference
 from components.data.table import build_table

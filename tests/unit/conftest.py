@@ -17,15 +17,15 @@ def server(tmp_path, monkeypatch):
 @pytest.fixture
 def step(tmp_path, monkeypatch):
     """Makes jobs of an sft step. Their launcher is in a hurry, as nobody else is on the server."""
-    from components.launcher import acquire, follow
+    from components.launcher import acquire, follow, waits
     from components.launcher.config import LauncherConfig
     from components.launcher.job import stage_job
     from tests.support.launched import KEY
 
     monkeypatch.setattr(follow, "TICK_SECONDS", 0.05)
     monkeypatch.setattr(acquire, "OPERATOR_SECONDS", 2.0)
-    monkeypatch.setattr(follow, "OPERATOR_SECONDS", 1.0)
-    monkeypatch.setattr(follow, "HOPE_SECONDS", 0.3)
+    monkeypatch.setattr(waits, "OPERATOR_SECONDS", 1.0)
+    monkeypatch.setattr(waits, "HOPE_SECONDS", 0.3)
 
     def make(run="run-1", key=KEY, **settings):
         config = LauncherConfig.model_validate({"retries": 0, "grace_period": 1, **settings})
@@ -67,3 +67,11 @@ def prompts(tmp_path):
     from tests.support.generating import QUESTIONS, write
 
     return write(tmp_path / "prompts.jsonl", [{"prompt": text, "id": i} for i, text in enumerate(QUESTIONS)])
+
+
+@pytest.fixture
+def world(tmp_path, tokenizer):
+    """A model folder with a tokenizer, the toy world's sources, and a function that runs the data step."""
+    from tests.support.data_step import make_world
+
+    return make_world(tmp_path, tokenizer)

@@ -4,18 +4,10 @@ import json
 
 import pytest
 
-from components.common.artifacts import (
-    Manifest,
-    Parent,
-    canonical_json,
-    commit,
-    list_files,
-    read_manifest,
-    stage_key,
-    verify,
-)
+from components.common.artifacts import commit, read_manifest, stage_key, verify
+from components.common.directory_store import DirectoryStore
 from components.common.errors import InputError
-from components.common.store import DirectoryStore
+from components.common.manifest import Manifest, Parent, canonical_json, list_files
 
 KEY = {"stage": "sft", "result_version": 1, "config": {"a": 1.0}, "parents": {"model": "sha256:x"}, "seed": 0}
 

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from components.common.disk import disk_fault, disk_faults_named
-from components.common.entry import guarded
 from components.common.errors import InputError, UserError
+from components.common.guard import guarded
 from tests.support.mistake_kit import Kit, make_shared
 
 FULL = Path("/dev/full")  # takes nothing: the disk is full, it says

@@ -18,8 +18,8 @@ from components.common.answers import Exchange
 from components.common.causal import CausalLM
 from components.common.device import device_policy
 from components.common.evaluation import batches_by_length, sequence_log_probs
-from components.common.models import float32_trainables, lora_config
-from components.common.trainer import trainer_arguments
+from components.common.trainables import float32_trainables, lora_config
+from components.common.trainer_arguments import trainer_arguments
 from components.common.training import LoraSettings
 from components.data.pairs import Pairs
 from components.data.table import build_table

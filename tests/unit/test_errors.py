@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 
-from components.common.entry import guarded
 from components.common.errors import (
     InputError,
     RetryableError,
@@ -14,6 +13,7 @@ from components.common.errors import (
     error_from_dict,
     write_termination,
 )
+from components.common.guard import guarded
 
 
 @pytest.mark.parametrize(("kind", "code"), [(RlhfError, 1), (UserError, 2), (InputError, 3), (RetryableError, 75)])

@@ -5,14 +5,8 @@ import pytest
 import torch
 
 from components.common.device import device_policy, dtype_for
-from components.common.evaluation import (
-    PairScores,
-    batches_by_length,
-    gain_interval,
-    likelihood,
-    score_sequences,
-    sequence_log_probs,
-)
+from components.common.evaluation import batches_by_length, likelihood, score_sequences, sequence_log_probs
+from components.common.heldout import PairScores, gain_interval
 from components.data.table import build_table
 from components.data.tokenise import Tokens
 from tests.support.models import FAMILIES, tiny_model

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from components.common import cache
 from components.common.errors import RetryableError
-from components.launcher.cluster import connect
+from components.launcher.connect import connect
 from components.launcher.forward import forwarded, service_of
 from pipelines.cli import main
 from tests.support.s3_server import s3_server

@@ -7,7 +7,7 @@ from torch import nn
 
 from components.common import label_head as module
 from components.common.label_head import label_head, label_loss
-from components.common.models import float32_trainables, lora_config
+from components.common.trainables import float32_trainables, lora_config
 from components.common.training import LoraSettings
 from tests.support.models import FAMILIES, randomise_lora, tiny_model
 

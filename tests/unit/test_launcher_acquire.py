@@ -2,10 +2,10 @@
 
 import pytest
 
+from components.common.directory_store import DirectoryStore
 from components.common.errors import RetryableError, UserError
-from components.common.store import DirectoryStore
 from components.launcher import acquire
-from components.launcher.cluster import connect
+from components.launcher.connect import connect
 from components.launcher.record import Run
 from tests.support.api_server import Fault
 from tests.support.fake_operator import FakeOperator

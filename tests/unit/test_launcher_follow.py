@@ -5,13 +5,14 @@ import time
 
 from kfp import dsl
 
-from components.common.artifacts import Manifest, commit
+from components.common.artifacts import commit
+from components.common.directory_store import DirectoryStore
 from components.common.errors import RetryableError, UserError
-from components.common.store import DirectoryStore
-from components.launcher import follow
+from components.common.manifest import Manifest
 from components.launcher.credentials import StoreKeys
 from components.launcher.record import Run
 from components.launcher.steps import Finished
+from components.launcher.waits import StalledError
 from tests.support.api_server import Fault
 from tests.support.fake_operator import FakeOperator
 from tests.support.launched import KEY, Launcher
@@ -130,7 +131,7 @@ def test_a_step_that_hangs_is_started_again_and_one_that_hangs_again_is_given_up
         lambda: server.objects["pytorchjobs"].get(job.name, {"metadata": {"uid": first}})["metadata"]["uid"] != first
     )
     operator.run_pod()
-    assert "hangs: no heartbeat for 1 s after step 7" in launcher.error_of(follow.StalledError)
+    assert "hangs: no heartbeat for 1 s after step 7" in launcher.error_of(StalledError)
     assert "starts again from the last checkpoint" in capsys.readouterr().out
     assert not server.objects["pytorchjobs"]
 

@@ -3,8 +3,8 @@
 import time
 from pathlib import Path
 
+from components.common.directory_store import DirectoryStore
 from components.common.errors import RetryableError
-from components.common.store import DirectoryStore
 from components.launcher import follow, job_logs
 from components.launcher.log_lines import Line
 from components.launcher.log_store import StoredLog

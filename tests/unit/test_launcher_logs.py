@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from components.common.store import DirectoryStore
+from components.common.directory_store import DirectoryStore
 from components.launcher import log_store, pod_logs
-from components.launcher.cluster import connect
+from components.launcher.connect import connect
 from components.launcher.log_lines import Line, SeenLines
 from components.launcher.log_store import StoredLog, read_log, stored_logs
 from components.launcher.pod_logs import PodLog

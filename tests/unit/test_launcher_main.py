@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from components.common.artifacts import Manifest, list_files
+from components.common.manifest import Manifest, list_files
 from components.launcher.__main__ import main
 from components.prepare.resolve import Request, resolve
 

@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from components.common.lora import speed_up_lora
-from components.common.models import lora_targets
+from components.common.trainables import lora_targets
 from tests.support.models import FAMILIES, randomise_lora, tiny_model
 
 

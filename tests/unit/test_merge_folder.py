@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from components.common.models import save_tokenizer as store_tokenizer
+from components.common.saving import save_tokenizer as store_tokenizer
 from components.common.tokenizer import prepare_tokenizer
 from components.merge.safetensors_file import DTYPE_SIZE, Layout, create, read_header
 from tests.support.merging import (

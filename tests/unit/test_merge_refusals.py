@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from components.common.artifacts import Artifact, Manifest, Parent, commit, list_files
+from components.common.artifacts import Artifact, commit
+from components.common.directory_store import DirectoryStore
 from components.common.entry import stage_main
 from components.common.inputs import find_input
-from components.common.store import DirectoryStore
+from components.common.manifest import Manifest, Parent, list_files
 from components.merge.__main__ import load_run
 from components.merge.config import SPEC
 from tests.support.commands import left_behind

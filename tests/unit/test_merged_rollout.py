@@ -10,7 +10,7 @@ from torch import nn
 from components.common.device import device_policy
 from components.common.generation import Sampling, generate
 from components.common.lora import speed_up_lora
-from components.common.models import lora_targets
+from components.common.trainables import lora_targets
 from components.rl.config import RlConfig
 from components.rl.roles import Roles
 from tests.support.models import FAMILIES, randomise_lora, tiny_model

@@ -8,7 +8,7 @@ from torch import nn
 
 from components.common.errors import UserError
 from components.common.micro_batch import fitting, reckoned, try_gradients
-from components.common.trainer import batch_shape
+from components.common.trainer_arguments import batch_shape
 from components.common.training import TrainingConfig
 
 CPU = torch.device("cpu")

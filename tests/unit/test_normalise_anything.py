@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.common.artifacts import canonical_json
 from components.common.errors import UserError
+from components.common.manifest import canonical_json
 from components.data.dedup import fingerprint
 from components.data.normalise import Dropped, normalise
 from components.data.records import TASKS, Document, Message, Preference, Record, Task

@@ -15,9 +15,9 @@ from components.common.device import device_policy
 from components.common.errors import UserError
 from components.common.evaluation import likelihood
 from components.common.label_head import label_head
-from components.common.models import lora_config
 from components.common.packed import _check_borders, train_packed
-from components.common.trainer import batch_shape, training_order
+from components.common.trainables import lora_config
+from components.common.trainer_arguments import batch_shape, training_order
 from components.common.training import LoraSettings, TrainingConfig
 from components.data.pack import one_each, pack
 from components.data.table import TokenTable, build_table

@@ -7,8 +7,8 @@ import torch
 import transformers
 
 from components.common.errors import InputError, UserError
-from components.common.evaluation import backbone
-from components.common.models import lora_targets, parameter_count
+from components.common.forward_pass import backbone
+from components.common.trainables import lora_targets, parameter_count
 from components.common.training import LoraSettings
 from components.prepare.config import ModelConfig, RunConfig, ScratchModel
 from pipelines.plan.activations import Batch, Numerics, kept, layer_kept
@@ -35,7 +35,7 @@ def test_parameters_and_targets_are_those_of_the_model(family, tied, tokenizer):
 def test_an_adapter_has_the_parameters_that_peft_gives_it(family, tokenizer):
     from peft import get_peft_model
 
-    from components.common.models import lora_config
+    from components.common.trainables import lora_config
 
     config = tiny_config(family, tokenizer)
     model = transformers.AutoModelForCausalLM.from_config(config)
@@ -102,7 +102,7 @@ def saved_bytes(model, batch, *, half):
 def test_what_layers_keep_is_counted_tensor_by_tensor(family, half, tokenizer):
     from peft import get_peft_model
 
-    from components.common.models import float32_trainables, lora_config
+    from components.common.trainables import float32_trainables, lora_config
 
     wide = {"hidden_size": 192, **({} if family == "bloom" else {"intermediate_size": 576})}
     heads = {"head_dim": 48} if family == "qwen3" else {}

@@ -1,8 +1,8 @@
 """A planned stage as a job: what its pod is told."""
 
 from components.common.config import Config
+from components.common.directory_store import DirectoryStore
 from components.common.stage import EXPECTED_KEY, StageSpec, make_plan
-from components.common.store import DirectoryStore
 from components.launcher.config import LauncherConfig
 from components.launcher.planned import job_of
 from components.launcher.pod import pod_template

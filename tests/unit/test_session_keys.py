@@ -16,8 +16,8 @@ from components.common.s3 import S3Store
 from components.common.s3_keys import keys_text
 from components.common.sts import Credentials
 from components.launcher import credentials
-from components.launcher.cluster import connect
 from components.launcher.config import LauncherConfig
+from components.launcher.connect import connect
 from components.launcher.credentials import StoreKeys
 from components.launcher.job import stage_job
 from components.launcher.objects import to_object

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import os
 import random
-from array import array
 from typing import Any
 
 import pytest
@@ -10,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.common.errors import UserError
-from components.data.dedup import FingerprintSet, fingerprint
-from components.data.normalise import Dropped, normalise
-from components.data.records import Conversation, Document, Message, Preference, Prompt, Record, Task
+from components.data.dedup import fingerprint
+from components.data.records import Conversation, Document, Preference, Record, Task
 from components.data.row import Row
 from components.data.split import Collection, Counts, DropCount, Side, in_heldout
 from tests.support.turns import assistant, user
@@ -44,39 +41,6 @@ def prompts_on(collected: Collected, side: Side) -> set[str]:
 
 def _first_prompt(record: Record) -> str:
     return (record.prompt if isinstance(record, Preference) else record.messages)[0].content  # type: ignore[union-attr]
-
-
-RECORDS: list[Record] = [
-    Document("hello"),
-    Document("hello there"),
-    Conversation((user("hello"), assistant("there"))),
-    Conversation((user("hell"), assistant("othere"))),
-    Conversation((Message("system", "hello"), user("hello"), assistant("there"))),
-    Conversation((user("hello"), assistant("there"), user("x"), assistant("y"))),
-    Prompt((user("hello"),)),
-    Prompt((assistant("hello"),)),
-    Prompt((user("hello6:there"),)),
-    Preference((user("hello"),), "a", "b"),
-    Preference((user("hello"),), "b", "a"),
-    Preference((user("hello"),), "ab", ""),
-    Preference((user("hello"),), "", "ab"),
-]
-
-
-def test_different_texts_have_different_fingerprints() -> None:
-    assert len({fingerprint(record) for record in RECORDS}) == len(RECORDS)
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        (Document("t\n", {"a": 1}), Document("t", {"a": 2})),
-        (Preference((user("q"),), "a", "b", 1.0), Preference((user("q"),), "a", "b", None, {"id": 1})),
-        (Prompt((user("q"),), {"reference": "a"}), Prompt((user("q"),))),
-    ],
-)
-def test_columns_and_outer_whitespace_do_not_count(one: Record, other: Record) -> None:
-    assert fingerprint(one) == fingerprint(other)
 
 
 def test_fingerprint_and_side_never_change() -> None:
@@ -225,35 +189,3 @@ def test_a_row_of_no_form_stops_the_collection() -> None:
 def test_the_first_of_equal_rows_is_kept() -> None:
     rows = make_rows([{"text": "t", "n": 1}, {"text": "t ", "n": 2}])
     assert [record.columns["n"] for _, record in collect(rows, "pretrain", 0.0)[0]] == [1]
-
-
-@settings(deadline=None)
-@given(st.lists(st.one_of(st.binary(min_size=16, max_size=16), st.sampled_from([bytes(16), b"\x01" + bytes(15)]))))
-def test_fingerprint_set_is_a_set(values: list[bytes]) -> None:
-    ours, theirs = FingerprintSet(), set[bytes]()
-    for value in values:
-        key = value[:8] if any(value[:8]) else b"\x01" + bytes(7)
-        assert ours.add(value) == (key not in theirs)
-        theirs.add(key)
-    assert len(ours) == len(theirs)
-
-
-def test_fingerprint_set_grows_and_stays_small() -> None:
-    values = [os.urandom(16) for _ in range(20_000)]
-    # Equal low bits, so that all of them begin their search at one place.
-    values += [bytes([7, 7, 0, i % 256, i // 256]) + os.urandom(11) for i in range(300)]
-    ours = FingerprintSet()
-    assert all(ours.add(value) for value in values)
-    assert not any(ours.add(value) for value in values)
-    assert array("Q").itemsize * len(ours._slots) / len(ours) <= 22
-
-
-def test_what_normalise_makes_equal_is_one_record() -> None:
-    alpaca = normalise("sft", Row("a", {"instruction": "Hi", "input": "", "output": "Hello\n"}))
-    sharegpt = normalise(
-        "sft",
-        Row("b", {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}], "id": 1}),
-    )
-    assert not isinstance(alpaca, Dropped)
-    assert not isinstance(sharegpt, Dropped)
-    assert fingerprint(alpaca) == fingerprint(sharegpt)

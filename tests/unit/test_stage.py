@@ -7,11 +7,11 @@ from typing import Annotated
 import pytest
 
 from components.common.config import Config, Neutral
+from components.common.directory_store import DirectoryStore
 from components.common.entry import run_plan, stage_main
 from components.common.errors import InputError, UserError
 from components.common.inputs import split_uri
 from components.common.stage import EXPECTED_KEY, InputSpec, Result, StageSpec, make_plan
-from components.common.store import DirectoryStore
 
 
 class ToyConfig(Config):

@@ -5,8 +5,9 @@ import threading
 
 import pytest
 
+from components.common.directory_store import DirectoryStore
 from components.common.errors import InputError, UserError
-from components.common.store import DirectoryStore, local_path, open_store
+from components.common.store import local_path, open_store
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ PARENT = """
 import sys
 from argparse import Namespace
 from components.common import torchrun
-from components.common.entry import guarded
+from components.common.guard import guarded
 wait = torchrun._wait_for
 torchrun._wait_for = lambda _, environment: wait([sys.executable, "-c", *sys.argv[1:]], environment)
 arguments = Namespace(nproc=2, nnodes=1, config="c", output="o", input=[], set=[])

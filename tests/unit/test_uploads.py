@@ -5,9 +5,10 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from components.common.artifacts import Manifest, commit, list_files, read_manifest
+from components.common.artifacts import commit, read_manifest
 from components.common.errors import InputError, UserError
 from components.common.inputs import find_input
+from components.common.manifest import Manifest, list_files
 from components.common.store import open_store
 from components.common.uploads import put, put_plain
 from components.data.config import Source

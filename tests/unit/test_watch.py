@@ -7,7 +7,8 @@ import pytest
 
 from components.common.errors import RetryableError, UserError
 from components.launcher import watch
-from components.launcher.cluster import PODS, connect
+from components.launcher.cluster import PODS
+from components.launcher.connect import connect
 from components.launcher.watch import Watched
 from tests.support.api_server import Fault
 
