@@ -139,7 +139,9 @@ class Pipelines:
             lambda: batch.read_namespaced_job(name, self.namespace).status.succeeded, 120, "the reaper has looked"
         )
         (pod,) = self.pods(f"job-name={name}")
-        return self.cluster.log(self.namespace, pod.metadata.name)
+        printed = self.cluster.log(self.namespace, pod.metadata.name)
+        batch.delete_namespaced_job(name, self.namespace, propagation_policy="Background")
+        return printed
 
     def restart(self, component: str) -> None:
         """Replaces the pod of a part of the chart."""

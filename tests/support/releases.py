@@ -97,28 +97,24 @@ class Release:
     def objects(self, kinds: str = NAMESPACED) -> set[tuple[str, str]]:
         """Kind and name of what carries the release's label, but pods: in the namespace, or of the whole cluster."""
         command = ["kubectl", "get", "-n", self.namespace, "-l", "app.kubernetes.io/instance=rlhf", "-o", "name"]
-        found = subprocess.run(
-            [*command, kinds], env=self._environment, capture_output=True, text=True, check=True
-        ).stdout
-        pairs = ((kind.partition(".")[0], name) for kind, _, name in (line.partition("/") for line in found.split()))
+        found = subprocess.run([*command, kinds], env=self._environment, capture_output=True, text=True, check=True)
+        lines = (line.partition("/") for line in found.stdout.split())
+        pairs = ((kind.partition(".")[0], name) for kind, _, name in lines)
         return {pair for pair in pairs if pair[0] not in ("pod", "replicaset")}
 
     def kept(self) -> set[tuple[str, str]]:
         """Kind and name of what the chart marks to be kept when the release is uninstalled."""
         result = helm("get", "manifest", "rlhf", "-n", self.namespace, env=self._environment)
         assert result.returncode == 0, result.stderr
-        marked = (
-            made
-            for made in yaml.safe_load_all(result.stdout)
-            if KEEP in (made["metadata"].get("annotations") or {}).items()
-        )
-        return {(made["kind"].lower(), made["metadata"]["name"]) for made in marked}
+        made = [(item["kind"].lower(), item["metadata"]) for item in yaml.safe_load_all(result.stdout)]
+        return {(kind, said["name"]) for kind, said in made if KEEP in (said.get("annotations") or {}).items()}
 
     def uninstall(self) -> None:
         """Uninstalls the release; of what carries its label, just what is marked to be kept must be left."""
         kept = self.kept()
         self.helm("uninstall", "--wait")
-        assert self.objects() == {pair for pair in kept if pair[0] != DEFINITION}
+        left, wanted = self.objects(), {pair for pair in kept if pair[0] != DEFINITION}
+        assert left == wanted, left ^ wanted
         # Definitions outlive their release, so that of another test may be there, too.
         left = self.objects(CLUSTER_WIDE)
         assert {pair for pair in kept if pair[0] == DEFINITION} <= left
