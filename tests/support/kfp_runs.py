@@ -143,6 +143,11 @@ class Pipelines:
         batch.delete_namespaced_job(name, self.namespace, propagation_policy="Background")
         return printed
 
+    def evict(self, pod: str) -> None:
+        """Has a pod removed as `kubectl drain` does."""
+        metadata = client.V1ObjectMeta(name=pod, namespace=self.namespace)
+        self.cluster.core.create_namespaced_pod_eviction(pod, self.namespace, client.V1Eviction(metadata=metadata))
+
     def restart(self, component: str) -> None:
         """Replaces the pod of a part of the chart."""
         labels = f"app.kubernetes.io/component={component}"
