@@ -155,7 +155,7 @@ def test_a_run_outlives_restarts_of_the_api_server_and_of_the_controller(pipelin
 
 
 def test_a_step_that_is_evicted_is_tried_again_and_takes_up_its_job(pipelines, finished, submit):
-    """As by `kubectl drain`: it is told to end. One that goes without a word, with its node, ends the run."""
+    """As by `kubectl drain`: an exit is tried again, a pod that Argo finds gone is not, so it must see the exit."""
     # Longer than it takes to make another pod.
     result = submit("sft.learning_rate=3e-3", "sft.max_steps=1500", "sft.logging_steps=1")
     assert result.returncode == 0, result.stderr
