@@ -28,7 +28,8 @@ Path("told").write_text(str(len(told)))
 sys.exit(1)
 """
 PARENT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where the tests were started in the background
 from argparse import Namespace
 from components.common import torchrun
 from components.common.guard import guarded
