@@ -112,7 +112,7 @@ class Pipelines:
             try:
                 texts.append(self.cluster.log(self.namespace, pod.metadata.name, container="main"))
             except ApiException as error:
-                if error.status != 400:  # it has not begun
+                if error.status not in (400, 404):  # it has not begun, or is gone since
                     raise
         return "\n".join(texts)
 
