@@ -32,7 +32,7 @@ STEPS = flow_steps("rlhf")
 STAGES = ("pretrain", "sft", "reward", "rl")
 PRESET = f"preset={ROOT / 'tests/support/toy.yaml'}"
 # Enough to be found at work, whatever the machine.
-ENDLESS = ["sft.max_steps=1000000", "sft.logging_steps=1"]
+ENDLESS = "sft.max_steps=1000000"
 CANCEL_SECONDS, TERMINATE_SECONDS = 5, 20
 
 
@@ -74,14 +74,25 @@ def finished(pipelines, submit):
     return run
 
 
+@pytest.fixture(scope="module")
+def begin(pipelines, finished, submit):
+    """Starts a run whose sft step is not done yet; returns its id and the step's job, once that trains."""
+
+    def start(*settings):
+        result = submit(*settings, "sft.logging_steps=1")
+        assert result.returncode == 0, result.stderr
+        run = run_id(result.stdout)
+        pipelines.wait_for_log(run, "sft", "sft step ")  # not the first, where it goes on from another's checkpoint
+        (job,) = pipelines.jobs(run)
+        return run, job
+
+    return start
+
+
 @pytest.fixture
-def training(pipelines, finished, submit):
+def training(pipelines, begin):
     """A run whose sft step trains, and would for days; its id."""
-    result = submit(*ENDLESS)
-    assert result.returncode == 0, result.stderr
-    run = run_id(result.stdout)
-    pipelines.wait_for_log(run, "sft", "/1000000 ")  # it goes on from the checkpoint of the one before
-    assert len(pipelines.jobs(run)) == 1
+    run, _ = begin(ENDLESS)
     yield run
     if pipelines.jobs(run):
         rlhf("cancel", run, "-n", pipelines.namespace)
@@ -140,12 +151,8 @@ def test_a_second_run_uses_what_the_first_has_made(pipelines, finished, submit):
     assert states == {step: "done" if step in anew else "reused" for step in STEPS}
 
 
-def test_a_run_outlives_restarts_of_the_api_server_and_of_the_controller(pipelines, finished, submit):
-    result = submit("sft.learning_rate=2e-3", "sft.max_steps=40", "sft.logging_steps=1")
-    assert result.returncode == 0, result.stderr
-    run = run_id(result.stdout)
-    pipelines.wait_for_log(run, "sft", "sft step 2/")
-    (job,) = pipelines.jobs(run)
+def test_a_run_outlives_restarts_of_the_api_server_and_of_the_controller(pipelines, begin):
+    run, job = begin("sft.learning_rate=2e-3", "sft.max_steps=40")
     pipelines.restart("kfp-api-server")
     pipelines.restart("kfp-argo")
     assert pipelines.wait_for_end(run, 1500) == "SUCCEEDED", pipelines.told(run)
@@ -154,14 +161,9 @@ def test_a_run_outlives_restarts_of_the_api_server_and_of_the_controller(pipelin
     assert pipelines.step_log(run, "sft").count(f"job {job['metadata']['name']} in namespace") == 1
 
 
-def test_a_step_that_is_evicted_is_tried_again_and_takes_up_its_job(pipelines, finished, submit):
+def test_a_step_that_is_evicted_is_tried_again_and_takes_up_its_job(pipelines, begin):
     """As by `kubectl drain`: an exit is tried again, a pod that Argo finds gone is not, so it must see the exit."""
-    # Longer than it takes to make another pod.
-    result = submit("sft.learning_rate=3e-3", "sft.max_steps=1500", "sft.logging_steps=1")
-    assert result.returncode == 0, result.stderr
-    run = run_id(result.stdout)
-    pipelines.wait_for_log(run, "sft", "sft step 2/")
-    (job,) = pipelines.jobs(run)
+    run, job = begin("sft.learning_rate=3e-3", "sft.max_steps=1500")  # longer than it takes to make another pod
     (pod,) = pipelines.pods(f"pipeline/runid={run},rlhf-stack/step=sft")
     pipelines.evict(pod.metadata.name)
     pipelines.wait_for_log(run, "sft", f"goes on with job {job['metadata']['name']}")

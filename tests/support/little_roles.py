@@ -1,6 +1,5 @@
 """Policy, critic and reward model on a base small enough for a test, and what they roll out."""
 
-import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
@@ -9,12 +8,10 @@ from components.common.adapters import load_adapter_weights, read_adapter_config
 from components.common.device import device_policy
 from components.common.generation import Sampling
 from components.common.trainables import lora_targets
-from components.data.table import build_table
-from components.data.tokenise import Tokens
 from components.rl.config import RlConfig
 from components.rl.experience import Setup
 from components.rl.roles import Roles
-from components.rl.rollout import Prompts, roll_out
+from components.rl.rollout import roll_out
 
 POLICY = device_policy()
 QUESTIONS = ["What did the cow say?", "the", "cow pig duck hen owl frog", "said oink in the tower", "owl", "baa moo"]
@@ -46,12 +43,6 @@ def make_roles(base, reward_folder, temperature=1.0):
         value_head.weight.copy_(head)
         value_head.bias.zero_()
     return Roles(model.eval(), value_head, head, POLICY, temperature)
-
-
-def make_prompts(tokenizer):
-    rows = [Tokens(np.asarray(tokenizer(text)["input_ids"])) for text in QUESTIONS]
-    records = [{"messages": [{"role": "user", "content": text}], "answer": "moo"} for text in QUESTIONS]
-    return Prompts(build_table(rows, len(tokenizer)), records)
 
 
 def make_rollout(roles, prompts, tokenizer, seed=0):

@@ -13,8 +13,9 @@ from components.rl import ppo
 from components.rl.experience import gather_experience, micro_batches, minibatches
 from components.rl.rollout import prompt_rows, roll_out
 from components.rl.update import Optimizers, update
-from tests.support.little_roles import CONFIG, POLICY, batch, make_prompts, make_roles, make_rollout, make_setup
+from tests.support.little_roles import CONFIG, POLICY, QUESTIONS, batch, make_roles, make_rollout, make_setup
 from tests.support.models import FAMILIES, randomise_lora, save_reward_adapter, tiny_model
+from tests.support.one_base import make_prompts
 
 
 @pytest.fixture(params=FAMILIES)
@@ -41,7 +42,7 @@ def roles(base, reward_adapter):
 
 @pytest.fixture
 def prompts(tokenizer):
-    return make_prompts(tokenizer)
+    return make_prompts(tokenizer, QUESTIONS)
 
 
 def test_kl_is_exactly_zero_and_ratios_exactly_one_before_the_first_step(roles, prompts, tokenizer):
