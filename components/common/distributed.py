@@ -39,6 +39,12 @@ def start(device: torch.device) -> None:
         dist.init_process_group(backend, timeout=timedelta(minutes=10))
 
 
+def leave() -> None:
+    """Leaves the process group, once all that is to be said in it was said; all processes must come here."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def barrier() -> None:
     """Waits for all processes."""
     if world_size() > 1:

@@ -20,7 +20,7 @@ from components.common.config import ConfigT, merge_configs, parse_overrides, re
 from components.common.disk import disk_faults_named
 from components.common.errors import RlhfError
 from components.common.gate import check_result
-from components.common.guard import SIZES, guarded, is_out_of_memory, out_of_memory
+from components.common.guard import SIZES, end_rank, guarded, is_out_of_memory, out_of_memory
 from components.common.libraries import importing, quiet_libraries
 from components.common.logs import LOG, keep_log, note, say
 from components.common.manifest import Manifest, list_files
@@ -43,20 +43,22 @@ def stage_main(spec: StageSpec[ConfigT], load_run: Callable[[], Run], argv: Sequ
         The exit code: 0, or that of the error (see `components.common.errors`).
     """
     arguments = _parser(spec).parse_args(argv)
-    return guarded(lambda: _main(spec, load_run, arguments))
+    code = guarded(lambda: _main(spec, load_run, arguments))
+    if _is_rank():
+        end_rank(code)
+    return code
 
 
 def _main(spec: StageSpec[ConfigT], load_run: Callable[[], Run], arguments: argparse.Namespace) -> int:
     config = merge_configs(read_config_file(arguments.config), parse_overrides(arguments.set))
     plan = make_plan(spec, config, arguments.config, dict(arguments.input), arguments.output)
-    ranks = "TORCHELASTIC_RUN_ID" in os.environ
     # Torchrun's parent has looked; a rank that looked again might see what another run has committed since, and leave.
-    finished = None if ranks else plan.finished()
+    finished = None if _is_rank() else plan.finished()
     if finished:
         check_result(plan, finished.metrics)
         say(spec.name, f"finished before: {plan.uri}")
         return 0
-    if arguments.nproc * arguments.nnodes > 1 and not ranks:
+    if arguments.nproc * arguments.nnodes > 1 and not _is_rank():
         run_ranks(spec.name, arguments)
         return 0
     quiet_libraries()
@@ -84,6 +86,7 @@ def run_plan(plan: Plan[Any], run: Run) -> Manifest | None:
             plan.verify_inputs()
             with _memory_running_out(plan):
                 result = run(Job(plan, out, work))
+                _leave_group()
             check_result(plan, result.metrics)
             if not main_process:
                 return None
@@ -93,6 +96,18 @@ def run_plan(plan: Plan[Any], run: Run) -> Manifest | None:
         return manifest
     finally:
         shutil.rmtree(out, ignore_errors=True)
+
+
+def _is_rank() -> bool:
+    """Whether torchrun has started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def _leave_group() -> None:
+    if _is_rank():
+        from components.common import distributed  # it needs torch, as whatever one of torchrun's processes runs
+
+        distributed.leave()
 
 
 @contextmanager

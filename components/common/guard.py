@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from components.common.disk import disk_fault
 from components.common.errors import RetryableError, RlhfError, UserError, write_termination
@@ -49,6 +49,18 @@ def guarded(main: Callable[[], int]) -> int:
             return _fail(RetryableError(f"lost another process: {error}", hint="run the same command again"))
         traceback.print_exc()
         return _fail(RlhfError(f"{type(error).__name__}: {error}", hint="this is a bug: please report the traceback"))
+
+
+def end_rank(code: int) -> NoReturn:
+    """Ends one of torchrun's processes, past Python's own way out.
+
+    Python takes its lock away from all other threads there, and a thread of gloo's that still frees a collective's
+    tensors then aborts the process (pytorch/pytorch#179291): a stage that had done all it should would count as killed.
+    Leaving the process group does not end those threads as long as a model holds it.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def is_out_of_memory(error: Exception) -> bool:

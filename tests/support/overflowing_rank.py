@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from components.common import distributed
+from components.common.guard import end_rank
 from components.rl.update import Optimizers, apply_gradients
 
 
@@ -48,3 +49,4 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    end_rank(0)

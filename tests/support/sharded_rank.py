@@ -14,6 +14,7 @@ from peft import get_peft_model
 from components.common import distributed
 from components.common.device import DevicePolicy
 from components.common.generation import Sampling, generate
+from components.common.guard import end_rank
 from components.common.label_head import label_head
 from components.common.saving import whole_model
 from components.common.sharded_trainer import split_optimizer_state, whole_optimizer_state
@@ -144,3 +145,4 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    end_rank(0)

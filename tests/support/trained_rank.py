@@ -15,6 +15,7 @@ from components.common import distributed, overflow, trainer
 from components.common.causal import Tables, build_causal_lm
 from components.common.curves import FILE
 from components.common.errors import UserError
+from components.common.guard import end_rank
 from components.common.micro_batch import fitting
 from components.common.packed import train_packed
 from components.prepare.config import RunConfig
@@ -156,3 +157,4 @@ def main(what: str, stage: str, folder: Path) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
+    end_rank(0)
