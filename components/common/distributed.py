@@ -40,8 +40,13 @@ def start(device: torch.device) -> None:
 
 
 def leave() -> None:
-    """Leaves the process group, once all that is to be said in it was said; all processes must come here."""
-    if dist.is_initialized():
+    """Ends the exchange once all is said; all processes must come here.
+
+    What one of NCCL's processes has sent may still be queued when the call returns, and would be lost if it ended: it
+    waits for the others here. Gloo's calls return when all is sent. Its group is kept: were it freed while one of its
+    threads waits for Python's lock, both would wait for ever.
+    """
+    if dist.is_initialized() and dist.get_backend() == "nccl":
         dist.destroy_process_group()
 
 

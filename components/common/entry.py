@@ -40,7 +40,7 @@ def stage_main(spec: StageSpec[ConfigT], load_run: Callable[[], Run], argv: Sequ
         argv: Arguments; the process's own by default.
 
     Returns:
-        The exit code: 0, or that of the error (see `components.common.errors`).
+        The exit code: 0, or that of the error (see `components.common.errors`). One of torchrun's processes ends here.
     """
     arguments = _parser(spec).parse_args(argv)
     code = guarded(lambda: _main(spec, load_run, arguments))
@@ -105,7 +105,7 @@ def _is_rank() -> bool:
 
 def _leave_group() -> None:
     if _is_rank():
-        from components.common import distributed  # it needs torch, as whatever one of torchrun's processes runs
+        from components.common import distributed  # which imports torch: so has whatever ran here
 
         distributed.leave()
 

@@ -54,9 +54,9 @@ def guarded(main: Callable[[], int]) -> int:
 def end_rank(code: int) -> NoReturn:
     """Ends one of torchrun's processes, past Python's own way out.
 
-    Python takes its lock away from all other threads there, and a thread of gloo's that still frees a collective's
-    tensors then aborts the process (pytorch/pytorch#179291): a stage that had done all it should would count as killed.
-    Leaving the process group does not end those threads as long as a model holds it.
+    Python ends every other thread that asks for its lock there. One of gloo's that still frees a collective's tensors
+    then aborts the process (pytorch/pytorch#190489): a stage that had done all it should would count as killed. To
+    destroy the process group does not end those threads as long as a model holds it.
     """
     sys.stdout.flush()
     sys.stderr.flush()
